@@ -1,0 +1,396 @@
+"""Arrays of Paillier ciphertexts, bytes in and bytes out.
+
+Keys are phe's. Encryption is phe's too, c = (1 + m n) h^e mod n^2, but at raw
+level: integers only, one public scale, so no ciphertext comes with the
+exponent by which phe's EncryptedNumber tells magnitudes.
+
+Obfuscators come from the group <h> of a base h that everybody computes from
+session and modulus and nobody chooses. An obfuscator is h^e with e uniform
+below 2^(bits + 80): within 2^-80 of uniform in <h>, whoever makes it, the
+owner of the key or the peer. The third party's product of a row and a mask
+then says nothing about which row it was. Two ways to lose that, both shown in
+the tests: owner and peer drawing from different groups, and adding the mask in
+plaintext. `docs/protocol.md` has the proof.
+
+Arrays are uint8: plaintexts little-endian (rows, ciphertexts per row, bits/8),
+ciphertexts big-endian (rows, ciphertexts per row, 2*bits/8). gmpy2 numbers
+never leave this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, TypeAlias
+
+import gmpy2
+import numpy as np
+import phe
+from gmpy2 import mpz
+
+from pipeline.errors import LocalProtocolError, PipelineError, RemoteProtocolError
+from pipeline.messages import SECRET_BYTES, Bytes, Words
+from pipeline.packing import SPARE_BITS
+
+Number: TypeAlias = Any  # gmpy2.mpz, which has no type stubs
+RandomBytes: TypeAlias = Callable[[int], bytes]
+
+BASE_LABEL = b"secure-lasso-pipeline/paillier-base/v1"
+HIDING_BITS = 80  # an exponent is that much longer than any group order
+SMALL_FACTOR_LIMIT = 1 << 16
+RESIDUE_BYTES = 16  # of the digest that stands for c mod n
+
+
+def ciphertext_bytes(bits: int) -> int:
+    """Return the length of a ciphertext under a modulus of `bits` bits."""
+    return 2 * bits // 8
+
+
+def exponent_bytes(bits: int) -> int:
+    """Return the length of the exponent of an obfuscator."""
+    return (bits + HIDING_BITS) // 8
+
+
+# --- keys -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """The primes of a Paillier key. Secret: neither printed nor written anywhere."""
+
+    p: int = field(repr=False)
+    q: int = field(repr=False)
+
+    @classmethod
+    def generate(cls, bits: int) -> KeyPair:
+        """Return a fresh key; phe draws the primes from the operating system."""
+        _, private = phe.generate_paillier_keypair(n_length=bits)
+        return cls(int(private.p), int(private.q))
+
+    @property
+    def n(self) -> int:
+        return self.p * self.q
+
+    @property
+    def modulus(self) -> bytes:
+        """The modulus as it is sent, big-endian."""
+        return self.n.to_bytes(_bits(self.n) // 8, "big")
+
+
+def check_modulus(modulus: bytes, bits: int, own: int | None) -> int:
+    """Return a received modulus as a number.
+
+    RemoteProtocolError if it has not exactly `bits` bits, has a prime factor
+    below 2^16, is prime or a perfect power, or shares a factor with `own`.
+    That it has two large prime factors cannot be seen; a peer that cheats here
+    gives away its own rows.
+    """
+    n = mpz.from_bytes(modulus, "big")
+    if len(modulus) != bits // 8 or n.bit_length() != bits:
+        raise RemoteProtocolError(f"a Paillier modulus must have exactly {bits} bits")
+    if gmpy2.gcd(n, _small_primes_product()) != 1:
+        raise RemoteProtocolError("a Paillier modulus has a small prime factor")
+    if gmpy2.is_power(n):
+        raise RemoteProtocolError("a Paillier modulus is a perfect power")
+    if gmpy2.is_prime(n):
+        raise RemoteProtocolError("a Paillier modulus is prime")
+    if own is not None and gmpy2.gcd(n, own) != 1:
+        raise RemoteProtocolError("two Paillier moduli share a factor")
+    return int(n)
+
+
+@cache
+def _small_primes_product() -> Number:
+    return gmpy2.primorial(SMALL_FACTOR_LIMIT)
+
+
+# --- obfuscators ------------------------------------------------------------
+
+
+def base(session: bytes, n: int) -> int:
+    """Return h = y^n mod n^2, y = SHAKE-256(label || session || n) mod n.
+
+    128 bits more than the modulus are drawn, so that y is within 2^-128 of
+    uniform.
+    """
+    if len(session) != SECRET_BYTES:
+        raise LocalProtocolError(f"a session identifier must have {SECRET_BYTES} bytes")
+    length = _bits(n) // 8
+    stretched = hashlib.shake_256(BASE_LABEL + session + n.to_bytes(length, "big")).digest(length + 16)
+    y = int.from_bytes(stretched, "big") % n
+    if gmpy2.gcd(y, n) != 1:
+        raise RemoteProtocolError("the base of the obfuscators is not invertible")
+    return int(gmpy2.powmod(y, n, n * n))
+
+
+def draw_exponents(count: int, bits: int, rng: RandomBytes) -> Bytes:
+    """Return exponents uniform below 2^(bits + 80), little-endian, uint8 of shape (count, exponent bytes)."""
+    length = exponent_bytes(bits)
+    return np.frombuffer(rng(count * length), np.uint8).reshape(count, length)
+
+
+class Comb:
+    """Powers of a fixed base: one table row for each byte of the exponent, no squarings.
+
+    Width 8: 256 entries a row. For the own key the tables tell the primes.
+    """
+
+    def __init__(self, base: Number, modulus: Number, exponent_bytes: int) -> None:
+        self._modulus = modulus
+        self._rows = []
+        for _ in range(exponent_bytes):
+            row = _powers(base, modulus, 256)
+            self._rows.append(row)
+            base = row[-1] * base % modulus
+
+    def power(self, exponent: bytes) -> Number:
+        """Return base^exponent; the exponent little-endian, as long as the table."""
+        modulus, product = self._modulus, mpz(1)
+        for row, digit in zip(self._rows, exponent, strict=True):
+            product = product * row[digit] % modulus
+        return product
+
+
+def _powers(base: Number, modulus: Number, count: int) -> list[Number]:
+    powers = [mpz(1)]
+    for _ in range(count - 1):
+        powers.append(powers[-1] * base % modulus)
+    return powers
+
+
+class Encryptor(ABC):
+    """Encrypts under one key; `rng(k)` gives k random bytes."""
+
+    def __init__(self, n: int, rng: RandomBytes) -> None:
+        self._n = n
+        self._rng = rng
+
+    @abstractmethod
+    def power(self, exponent: bytes) -> Number:
+        """Return h^exponent mod n^2, the exponent little-endian."""
+
+    def obfuscators(self, count: int) -> Bytes:
+        """Return fresh obfuscators, uint8 of shape (count, ciphertext bytes).
+
+        They depend on no data and may be made ahead. One that hides two
+        plaintexts shows their difference: use each once, then forget it, and
+        never write it to a disk.
+        """
+        bits = _bits(self._n)
+        exponents = draw_exponents(count, bits, self._rng)
+        return _big_endian((self.power(exponent.tobytes()) for exponent in exponents), ciphertext_bytes(bits))
+
+    def encrypt(self, plaintexts: Bytes) -> Bytes:
+        """Return ciphertexts with fresh obfuscators."""
+        rows, parts, _ = plaintexts.shape
+        return encrypt_with(plaintexts, self.obfuscators(rows * parts), self._n)
+
+
+class PeerEncryptor(Encryptor):
+    """Encrypts under the other controller's key."""
+
+    def __init__(self, n: int, session: bytes, rng: RandomBytes) -> None:
+        super().__init__(n, rng)
+        square = mpz(n) ** 2
+        self._comb = Comb(mpz(base(session, n)), square, exponent_bytes(_bits(n)))
+
+    def power(self, exponent: bytes) -> Number:
+        return self._comb.power(exponent)
+
+
+class OwnEncryptor(Encryptor):
+    """Encrypts under the own key, with the help of its primes.
+
+    h is an n-th power, so its order modulo p^2 divides p - 1: half-size tables
+    and exponents, joined by the Chinese remainder theorem.
+    """
+
+    def __init__(self, keypair: KeyPair, session: bytes, rng: RandomBytes) -> None:
+        super().__init__(keypair.n, rng)
+        h, p, q = mpz(base(session, keypair.n)), mpz(keypair.p), mpz(keypair.q)
+        self._orders = p - 1, q - 1
+        self._squares = p * p, q * q
+        self._q_square_inverse = gmpy2.invert(q * q, p * p)
+        self._combs = [
+            Comb(h % square, square, _bytes_below(order))
+            for square, order in zip(self._squares, self._orders, strict=True)
+        ]
+
+    def power(self, exponent: bytes) -> Number:
+        # One exponent, reduced twice. Two independent ones would be as fast and
+        # look as random, but they reach all pairs (h^a mod p^2, h^b mod q^2), and
+        # <h> holds only those with a = b modulo the common divisors of p - 1 and
+        # q - 1. The peer's masks lie in <h>, so whoever knows p and q could then
+        # tell by the coset which row a masked share came from.
+        e = mpz.from_bytes(exponent, "little")
+        x, y = (
+            comb.power((e % order).to_bytes(_bytes_below(order), "little"))
+            for comb, order in zip(self._combs, self._orders, strict=True)
+        )
+        p_square, q_square = self._squares
+        return y + q_square * ((x - y) * self._q_square_inverse % p_square)
+
+
+def encrypt_with(plaintexts: Bytes, obfuscators: Bytes, n: int) -> Bytes:
+    """Return (1 + m n) times its obfuscator, uint8 of shape (rows, ciphertexts per row, ciphertext bytes).
+
+    plaintexts : below 2^(bits - 2), else LocalProtocolError.
+    obfuscators : one for each plaintext, never used before.
+    """
+    rows, parts, length = plaintexts.shape
+    bits = _bits(n)
+    if length != bits // 8 or obfuscators.size != rows * parts * ciphertext_bytes(bits):
+        raise LocalProtocolError("plaintexts and obfuscators do not fit one another")
+    if np.any(plaintexts[:, :, -1] >> (8 - SPARE_BITS)):
+        raise LocalProtocolError("a plaintext is longer than the slots allow")
+    modulus, square = mpz(n), mpz(n) ** 2
+    pairs = zip(_numbers(plaintexts, "little"), _numbers(obfuscators, "big"), strict=True)
+    ciphertexts = _big_endian(((1 + m * modulus) * o % square for m, o in pairs), ciphertext_bytes(bits))
+    return ciphertexts.reshape(rows, parts, -1)
+
+
+# --- decryption and the third party's step ----------------------------------
+
+
+class Decryptor:
+    """Decrypts under the own key, modulo p^2 and q^2 (Paillier 1999, section 7)."""
+
+    def __init__(self, keypair: KeyPair) -> None:
+        self._n = keypair.n
+        self._p, self._q = mpz(keypair.p), mpz(keypair.q)
+        self._p_inverse = gmpy2.invert(self._p, self._q)
+
+    def decrypt(self, ciphertexts: Bytes) -> Bytes:
+        """Return the plaintexts, uint8 of shape (rows, ciphertexts per row, bits/8).
+
+        RemoteProtocolError if one is no ciphertext under this key.
+        """
+        check_ciphertexts(ciphertexts, self._n)
+        rows, parts, _ = ciphertexts.shape
+        numbers = _numbers(ciphertexts, "big")
+        halves = zip(_logarithms(numbers, self._p, self._q), _logarithms(numbers, self._q, self._p), strict=True)
+        plaintexts = (x + self._p * ((y - x) * self._p_inverse % self._q) for x, y in halves)
+        length = _bits(self._n) // 8
+        return _array((m.to_bytes(length, "little") for m in plaintexts), length).reshape(rows, parts, length)
+
+
+def _logarithms(numbers: list[Number], p: Number, q: Number) -> list[Number]:
+    """Return the plaintexts modulo p: c^(p-1) = 1 - m q p modulo p^2."""
+    square = p * p
+    inverse = gmpy2.invert(-q, p)
+    # As fast as one powmod after the other, but without the interpreter's lock.
+    powers = gmpy2.powmod_base_list([c % square for c in numbers], p - 1, square)
+    return [(power - 1) // p * inverse % p for power in powers]
+
+
+def multiply(left: Bytes, right: Bytes, n: int) -> Bytes:
+    """Return the ciphertexts of the sums of the plaintexts, shape as `left` and `right`."""
+    if left.shape != right.shape:
+        raise LocalProtocolError("arrays of ciphertexts of different shapes")
+    square = mpz(n) ** 2
+    pairs = zip(_numbers(left, "big"), _numbers(right, "big"), strict=True)
+    return _big_endian((x * y % square for x, y in pairs), left.shape[-1]).reshape(left.shape)
+
+
+# --- checks on ciphertexts --------------------------------------------------
+
+
+def check_ciphertexts(ciphertexts: Bytes, n: int) -> None:
+    """Raise RemoteProtocolError unless each 0 < c < n^2, coprime to n, and obfuscated.
+
+    A ciphertext that is 1 modulo n has no obfuscator: anybody reads it.
+    """
+    if ciphertexts.shape[-1] != ciphertext_bytes(_bits(n)):
+        raise RemoteProtocolError("ciphertexts of wrong length for the key")
+    modulus, square = mpz(n), mpz(n) ** 2
+    product = mpz(1)
+    for c in _numbers(ciphertexts, "big"):
+        residue = c % modulus
+        if c >= square or residue == 1:
+            raise RemoteProtocolError("a ciphertext is out of range or has no obfuscator")
+        product = product * residue % modulus
+    # One gcd for all: a product has a factor in common with n if one of them has.
+    if gmpy2.gcd(product, modulus) != 1:
+        raise RemoteProtocolError("a ciphertext is not coprime to the modulus")
+
+
+def residues(ciphertexts: Bytes, n: int) -> Bytes:
+    """Return a digest of each ciphertext modulo n, uint8 of shape (count, 16).
+
+    c mod n is r^n mod n: it tells the obfuscator apart whatever the plaintext.
+    """
+    modulus, length = mpz(n), _bits(n) // 8
+    reduced = ((c % modulus).to_bytes(length, "big") for c in _numbers(ciphertexts, "big"))
+    return _array((hashlib.blake2b(r, digest_size=RESIDUE_BYTES).digest() for r in reduced), RESIDUE_BYTES)
+
+
+class DistinctResidues:
+    """Finds an obfuscator that was used twice, over all parts of an upload.
+
+    Keeps 16 bytes a ciphertext, in sorted runs of which each is at least twice
+    as long as the next, so that a part is compared without sorting everything.
+    `error` is raised on a repetition: Remote for received ciphertexts, Local
+    for our own before they leave.
+    """
+
+    def __init__(self, error: type[PipelineError] = RemoteProtocolError) -> None:
+        self._error = error
+        self._runs: list[Words] = []
+
+    def add(self, residues: Bytes) -> None:
+        """Raise if one of `residues` occurs twice or occurred in an earlier part."""
+        new = _sorted(np.ascontiguousarray(residues).view(np.uint64))
+        if _repeats(new) or any(_meet(run, new) for run in self._runs):
+            raise self._error("two ciphertexts share an obfuscator")
+        self._runs.append(new)
+        while len(self._runs) > 1 and len(self._runs[-2]) < 2 * len(self._runs[-1]):
+            self._runs.append(_sorted(np.concatenate([self._runs.pop(), self._runs.pop()])))
+
+
+def require_distinct(ciphertexts: Bytes, n: int) -> None:
+    """Raise RemoteProtocolError unless the ciphertexts are pairwise distinct modulo n."""
+    DistinctResidues().add(residues(ciphertexts, n))
+
+
+def _sorted(pairs: Words) -> Words:
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+
+
+def _repeats(pairs: Words) -> bool:
+    return bool(np.any(np.all(pairs[1:] == pairs[:-1], axis=1)))
+
+
+def _meet(run: Words, new: Words) -> bool:
+    at = np.searchsorted(run[:, 0], new[:, 0])
+    found = at < len(run)
+    # The first eight bytes nearly always decide; where they agree, all sixteen do.
+    if not np.any(run[at[found], 0] == new[found, 0]):
+        return False
+    return _repeats(_sorted(np.concatenate([run, new])))
+
+
+# --- numbers and bytes ------------------------------------------------------
+
+
+def _bits(n: int) -> int:
+    return int(n).bit_length()
+
+
+def _bytes_below(limit: Number) -> int:
+    return (int(limit - 1).bit_length() + 7) // 8
+
+
+def _numbers(array: Bytes, order: str) -> list[Number]:
+    length, content = array.shape[-1], array.tobytes()
+    return [mpz.from_bytes(content[i : i + length], order) for i in range(0, len(content), length)]
+
+
+def _big_endian(numbers: Iterable[Number], length: int) -> Bytes:
+    return _array((number.to_bytes(length, "big") for number in numbers), length)
+
+
+def _array(rows: Iterable[bytes], length: int) -> Bytes:
+    return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, length)
