@@ -1,0 +1,301 @@
+"""What the parties agreed, as a value with every default filled in.
+
+Its canonical form is plain JSON values. The digest is over that form, so it
+does not see spelling, the order of keys or of [[party]] tables, whether a
+number is written 1 or 1.0, or where a certificate lies. The order of a list
+(columns, levels, identifiers) has a meaning and counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, cast
+from urllib.parse import urlsplit
+
+from pipeline.errors import ConfigError
+from pipeline.pins import fingerprint
+
+Role = Literal["controller", "third-party"]
+Kind = Literal["numeric", "category"]
+
+HTTPS_PORT = 443
+MAX_CANONICAL_BYTES = 4 << 20  # of an agreement from a peer
+MAX_DEPTH = 6  # of its JSON; ours has 5
+
+
+@dataclass(frozen=True)
+class Column:
+    """A feature of the model as its controller's table has it."""
+
+    party: str
+    column: str
+    kind: Kind
+    levels: tuple[str, ...] = ()  # of a category; the first is the reference
+    range: tuple[float, float] | None = None  # of a numeric column, if declared
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its coefficients, in order."""
+        if self.kind == "numeric":
+            return (f"{self.party}.{self.column}",)
+        return tuple(f"{self.party}.{self.column}={level}" for level in self.levels[1:])
+
+
+@dataclass(frozen=True)
+class Party:
+    """One [[party]] of the agreement; the third party has no columns."""
+
+    id: int
+    name: str
+    role: Role
+    url: str  # https, host in lower case, explicit port, no slash at the end
+    certificates: tuple[bytes, ...]  # DER
+    identifier: tuple[str, ...] = ()
+    identifier_pattern: tuple[str, ...] = ()  # empty, or one for each identifier column
+    features: tuple[str, ...] = ()
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    outcome: str | None = None
+    certificate_files: tuple[Path, ...] = field(default=(), compare=False)  # no part of what is agreed
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host, without brackets, and port of the url."""
+        parts = urlsplit(self.url)
+        return parts.hostname or "", parts.port or HTTPS_PORT
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """SHA-256 of each certificate, in hex, sorted."""
+        return tuple(sorted(fingerprint(certificate) for certificate in self.certificates))
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Numeric features as listed, then categories by column name; not the outcome.
+
+        A list has an order and a TOML table has none, so the order in which
+        categories are written says nothing.
+        """
+        numeric = (Column(self.name, c, "numeric", range=self.ranges.get(c)) for c in self.features)
+        categories = (Column(self.name, c, "category", levels) for c, levels in sorted(self.categories.items()))
+        return (*numeric, *categories)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all coefficients of this party, in order."""
+        return tuple(name for column in self.columns for name in column.names)
+
+    @property
+    def width(self) -> int:
+        """The number of encoded columns this party brings; its outcome, if any, is the last."""
+        return len(self.names) + (self.outcome is not None)
+
+
+@dataclass(frozen=True)
+class Study:
+    name: str
+    min_records: int = 50
+
+
+@dataclass(frozen=True)
+class Join:
+    paillier_bits: int = 3072
+
+
+@dataclass(frozen=True)
+class Model:
+    """The parameters of the model; their meaning is in `docs/model.md`."""
+
+    alpha: float
+    kind: Literal["lasso"] = "lasso"
+    standardize: bool = True
+    fit_intercept: bool = True
+    tolerance: float = 1e-6
+    max_iterations: int = 1000
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What all parties agreed, defaults filled in; `parties` are sorted by id."""
+
+    study: Study
+    parties: tuple[Party, ...]
+    join: Join
+    model: Model
+
+    def party(self, party_id: int) -> Party:
+        """Raises ConfigError when nobody has this number."""
+        for party in self.parties:
+            if party.id == party_id:
+                return party
+        numbers = ", ".join(f"{party.id} ({party.name})" for party in self.parties)
+        raise ConfigError(f"party {party_id} is not in the agreement; its parties are {numbers}")
+
+    @property
+    def controllers(self) -> tuple[Party, ...]:
+        return tuple(party for party in self.parties if party.role == "controller")
+
+    @property
+    def third_party(self) -> Party:
+        return next(party for party in self.parties if party.role == "third-party")
+
+    @property
+    def outcome_party(self) -> Party:
+        return next(party for party in self.parties if party.outcome is not None)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all coefficients, controllers by id."""
+        return tuple(name for party in self.controllers for name in party.names)
+
+    def canonical(self) -> dict[str, object]:
+        """The agreement as plain JSON values: what is hashed, and exchanged when digests differ."""
+        return {
+            "study": {"name": self.study.name, "min_records": self.study.min_records},
+            "party": [_canonical_party(party) for party in self.parties],
+            "join": {"paillier_bits": self.join.paillier_bits},
+            "model": {
+                "kind": self.model.kind,
+                "alpha": self.model.alpha,
+                "standardize": self.model.standardize,
+                "fit_intercept": self.model.fit_intercept,
+                "tolerance": self.model.tolerance,
+                "max_iterations": self.model.max_iterations,
+            },
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hex, of the canonical JSON."""
+        return hashlib.sha256(canonical_json(self.canonical())).hexdigest()
+
+
+def canonical_json(value: object) -> bytes:
+    """One spelling for one content: keys sorted, no spaces, UTF-8; floats as Python writes them."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def _canonical_party(party: Party) -> dict[str, object]:
+    return {
+        "id": party.id,
+        "name": party.name,
+        "role": party.role,
+        "url": party.url,
+        "certificate": list(party.fingerprints),
+        "identifier": list(party.identifier),
+        "identifier_pattern": list(party.identifier_pattern),
+        "features": list(party.features),
+        "categories": {column: list(levels) for column, levels in party.categories.items()},
+        "ranges": {column: list(bounds) for column, bounds in party.ranges.items()},
+        "outcome": party.outcome,
+    }
+
+
+def parse_canonical(data: bytes) -> dict[str, object]:
+    """Read the canonical agreement of a peer. Raises ValueError."""
+    if len(data) > MAX_CANONICAL_BYTES:
+        raise _malformed()
+    try:
+        value = json.loads(data.decode(), parse_constant=_no_constant, object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        raise _malformed() from None
+    if not isinstance(value, dict):
+        raise _malformed()
+    return value
+
+
+def differences(mine: Mapping[str, object], theirs: object) -> list[str]:
+    """Name the keys in which two canonical agreements differ: "model.alpha", "party hospital: features".
+
+    `theirs` is a peer's: its values and names are compared and never shown.
+    Raises ValueError when it is no canonical agreement.
+    """
+    _check_json(theirs, MAX_DEPTH)
+    theirs = _table(theirs)
+    found = [] if mine.keys() == theirs.keys() else ["the kinds of tables (are the versions the same?)"]
+    for section in ("study", "party", "join", "model"):
+        if section == "party":
+            found += _party_differences(_by_id(mine.get(section)), _by_id(theirs.get(section)))
+        else:
+            found += _differing(_table(mine.get(section)), _table(theirs.get(section)), f"{section}.")
+    return found
+
+
+def _party_differences(
+    mine: Mapping[int, Mapping[str, object]], theirs: Mapping[int, Mapping[str, object]]
+) -> list[str]:
+    found = []
+    for number in sorted(mine.keys() | theirs.keys()):
+        if number in mine and number in theirs:
+            found += _differing(mine[number], theirs[number], f"party {mine[number]['name']}: ")
+        else:
+            found.append(f"party {mine[number]['name'] if number in mine else number}")
+    return found
+
+
+def _differing(mine: Mapping[str, object], theirs: Mapping[str, object], at: str) -> list[str]:
+    keys = [*mine, *sorted(theirs.keys() - mine.keys())]
+    return [at + _shown(key) for key in keys if _text(mine, key) != _text(theirs, key)]
+
+
+def _text(table: Mapping[str, object], key: str) -> str | None:
+    # Through JSON, for Python holds 1, 1.0 and True to be equal.
+    return json.dumps(table[key], sort_keys=True) if key in table else None
+
+
+def _shown(key: str) -> str:
+    return key if re.fullmatch("[a-z_]{1,30}", key) else "a key that is unknown here"
+
+
+def _by_id(parties: object) -> dict[int, Mapping[str, object]]:
+    if not isinstance(parties, list):
+        raise _malformed()
+    tables = [_table(party) for party in parties]
+    numbers = [table.get("id") for table in tables]
+    if any(type(number) is not int for number in numbers) or len(set(numbers)) < len(numbers):
+        raise _malformed()
+    return {cast(int, number): table for number, table in zip(numbers, tables, strict=True)}
+
+
+def _table(value: object) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise _malformed()
+    return value
+
+
+def _check_json(value: object, depth: int) -> None:
+    """Raise ValueError unless `value` is JSON as `canonical` makes it, not nested deeper than `depth`."""
+    if depth < 0 or (isinstance(value, float) and not math.isfinite(value)):
+        raise _malformed()
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise _malformed()
+            _check_json(item, depth - 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check_json(item, depth - 1)
+    elif value is not None and not isinstance(value, bool | int | float | str):
+        raise _malformed()
+
+
+def _no_constant(_name: str) -> object:
+    raise ValueError("NaN or an infinity")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return table
+
+
+def _malformed() -> ValueError:
+    return ValueError("not an agreement in canonical form")
