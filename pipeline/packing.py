@@ -75,8 +75,7 @@ def draw_masks(rows: int, width: int, bits: int, rng: Callable[[int], bytes]) ->
     """
     shape = (rows, ciphertexts_per_row(width, bits), plaintext_bytes(bits))
     masks = np.frombuffer(rng(shape[0] * shape[1] * shape[2]), np.uint8).reshape(shape).copy()
-    top = SLOT_BYTES - 1
-    masks[:, :, top : slots(bits) * SLOT_BYTES : SLOT_BYTES] &= 0xFF >> 1
+    masks[:, :, SLOT_BYTES - 1 : slots(bits) * SLOT_BYTES : SLOT_BYTES] &= 0xFF >> (8 * SLOT_BYTES - MASK_BITS)
     masks[:, :, -1] &= 0xFF >> SPARE_BITS
     return masks
 

@@ -249,7 +249,7 @@ def encrypt_with(plaintexts: Bytes, obfuscators: Bytes, n: int) -> Bytes:
     modulus, square = mpz(n), mpz(n) ** 2
     pairs = zip(_numbers(plaintexts, "little"), _numbers(obfuscators, "big"), strict=True)
     ciphertexts = _big_endian(((1 + m * modulus) * o % square for m, o in pairs), ciphertext_bytes(bits))
-    return ciphertexts.reshape(rows, parts, -1)
+    return ciphertexts.reshape(rows, parts, ciphertext_bytes(bits))
 
 
 # --- decryption and the third party's step ----------------------------------
@@ -312,7 +312,7 @@ def check_ciphertexts(ciphertexts: Bytes, n: int) -> None:
         if c >= square or residue == 1:
             raise RemoteProtocolError("a ciphertext is out of range or has no obfuscator")
         product = product * residue % modulus
-    # One gcd for all: a product has a factor in common with n if one of them has.
+    # One gcd for all: the product shares a factor with n if one of them does (0 shares n).
     if gmpy2.gcd(product, modulus) != 1:
         raise RemoteProtocolError("a ciphertext is not coprime to the modulus")
 
