@@ -58,6 +58,6 @@ def _encoded(columns: tuple[str, ...]) -> bytes:
     try:
         encoded = [column.encode() for column in columns]
     except UnicodeEncodeError:
-        # The original error quotes the identifier.
+        # The original error carries the identifier and quotes a character of it.
         raise LocalProtocolError("an identifier is not valid Unicode") from None
     return b"".join([len(column).to_bytes(LENGTH_BYTES, "big") + column for column in encoded])

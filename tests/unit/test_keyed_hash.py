@@ -76,7 +76,7 @@ def test_no_identifiers_give_no_hashes() -> None:
 
 
 def test_an_identifier_that_is_no_unicode_is_refused_without_being_quoted() -> None:
-    identifier = str(4710 + 1) + "\ud800"
+    identifier = "\ud800"
     with pytest.raises(LocalProtocolError) as caught:
         keyed_hashes(A, [(identifier,)])
-    assert "4711" not in "".join(traceback.format_exception(caught.value))
+    assert "ud800" not in "".join(traceback.format_exception(caught.value))
