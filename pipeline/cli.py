@@ -1,0 +1,171 @@
+"""Arguments in, exit state out.
+
+Exit states: 0 done, 1 a bug, 2 own input wrong, 3 refused, 4 a peer failed,
+130 interrupted. On every state but 0 the last line on standard error is one
+sentence: what happened, at whose side, what to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from pipeline import __version__
+from pipeline.errors import OwnInputError, PipelineError
+
+INTERRUPTED = 130
+
+# One BLAS thread a process: three parties and their workers share the machine.
+for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit state."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
+    except KeyboardInterrupt:
+        return _fail(INTERRUPTED, ["Interrupted here; nothing was written, start again when ready."])
+    except OwnInputError as error:
+        _trace(options)
+        return _fail(error.exit_state, [*error.faults, *_count(error)])
+    except PipelineError as error:
+        _trace(options)
+        return _fail(error.exit_state, [str(error)])
+    except BrokenPipeError:
+        return 1
+    except Exception as error:  # the one place where a bug becomes a sentence
+        _trace(options)
+        return _fail(1, [f"A bug in the pipeline ({type(error).__name__}); run again with --debug and report it."])
+
+
+def _count(error: OwnInputError) -> list[str]:
+    if len(error.faults) < 2:
+        return []
+    return [f"{len(error.faults)} faults in this party's own input, each named above: mend them and start again."]
+
+
+def _fail(state: int, lines: Sequence[str]) -> int:
+    for line in lines:
+        sys.stderr.write(" ".join(line.split()) + "\n")
+    sys.stderr.flush()
+    return state
+
+
+def _trace(options: argparse.Namespace) -> None:
+    if options.debug:
+        traceback.print_exc()
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _run(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from pipeline.progress import reporter
+    from pipeline.results import model_table, summary_lines
+    from pipeline.run import load, run
+
+    show = reporter()
+    try:
+        agreement, local = load(options.config, options.party_id, options.local)
+        document = run(agreement, local, options.party_id, wait=options.wait, show=show)
+    finally:
+        show.close()
+    console = Console()
+    if "coefficients" in document:
+        console.print(model_table(document))
+    for line in summary_lines(document):
+        console.print(line, highlight=False)
+    return 0
+
+
+def _keygen(options: argparse.Namespace) -> int:
+    from pipeline.certificates import keygen
+
+    for line in keygen(options.config, options.party_id, local=options.local, force=options.force):
+        sys.stdout.write(line + "\n")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from pipeline.check import check, print_report
+
+    report = check(options.config, options.party_id, options.local)
+    print_report(report, Console())
+    if report.faults:
+        raise OwnInputError(report.faults)
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from pipeline.demo import demo
+
+    return demo(options.output, options.data)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from pipeline.predict import predict
+
+    report = predict(options.model, options.data, options.output)
+    sys.stdout.write(report.sentence + "\n")
+    return 0
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value) or value <= 0:
+        raise argparse.ArgumentTypeError("must be a positive number of seconds")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline",
+        description="Lasso regression over two tables that never meet.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Callable[[argparse.Namespace], int], words: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
+        sub.set_defaults(command=function)
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return sub
+
+    def party_command(name: str, function: Callable[[argparse.Namespace], int], words: str) -> argparse.ArgumentParser:
+        sub = command(name, function, words)
+        sub.add_argument("--party-id", type=int, required=True, metavar="N", help="this party's id in the agreement")
+        sub.add_argument("--config", type=Path, required=True, metavar="FILE", help="the agreement, study.toml")
+        sub.add_argument("--local", type=Path, metavar="FILE", help="instead of party-N.toml beside the agreement")
+        return sub
+
+    sub = party_command("run", _run, "this party's part of the study: join, secret sharing, lasso")
+    sub.add_argument("--wait", type=_seconds, default=3600.0, metavar="SECONDS", help="for the others (3600)")
+    sub = party_command("keygen", _keygen, "make this party's TLS key and certificate")
+    sub.add_argument("--force", action="store_true", help="overwrite an existing key and certificate")
+    party_command("check", _check, "read agreement, local file and table; talk to nobody; name every fault")
+    sub = command("demo", _demo, "make a study on this machine and run it as three real processes")
+    sub.add_argument("--output", type=Path, required=True, metavar="DIR", help="a folder for the study")
+    sub.add_argument("--data", choices=("rand-hie", "heart-failure"), default="rand-hie")
+    sub = command("predict", _predict, "apply a model to a table")
+    sub.add_argument("--model", type=Path, required=True, metavar="FILE", help="result.json")
+    sub.add_argument("--data", type=Path, required=True, metavar="FILE", help="the table, .csv or .parquet")
+    sub.add_argument("--output", type=Path, required=True, metavar="FILE", help="the table with predictions")
+    return parser

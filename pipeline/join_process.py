@@ -1,0 +1,264 @@
+"""Steps 1 to 7 in a process of their own, which ends when they are over.
+
+The process holds every secret of the join: the table, the key of the keyed
+hash, the Paillier keys and their tables, the masks and the additive shares.
+Nothing of it is written anywhere, and only the share of the Gram matrix leaves:
+its size does not depend on the number of records. The main process forwards
+the messages; see `run.py` for its side of the pipe.
+
+On the pipe, from here: ("ready",), ("send", receiver, bytes),
+("step", words), ("advance", done, total), ("result", JoinResult),
+("failed", FailureReport). To here: ("session", bytes),
+("message", sender, bytes), ("sent",).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import time
+import traceback
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from pipeline import bounds, wire
+from pipeline.compute import Workers, cores, die_with_parent, no_core_dump
+from pipeline.config import Agreement, Local
+from pipeline.driver import Mailbox, Role, drive
+from pipeline.errors import (
+    LocalProtocolError,
+    OwnInputError,
+    PeerError,
+    PipelineError,
+    Refused,
+    RemoteProtocolError,
+)
+from pipeline.fixed_point import EncodedTable, encode
+from pipeline.messages import Message, ShamirShare, ShareKey
+from pipeline.paillier import KeyPair
+from pipeline.preprocess import PreparedTable, prepare, random_order
+from pipeline.psi import Controller, PaillierWorkers, ThirdParty
+from pipeline.psi_states import AdditiveShares, Matched, Setting, Table
+from pipeline.share_convert import ControllerSharing, GramShare, SharingSetting, ThirdPartySharing
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class JoinResult:
+    """What is left of steps 1 to 7 at this party.
+
+    `exponents` (of both controllers' columns, in their order), `offsets` (of
+    this controller's own columns) and the row counts are None at the third party.
+    """
+
+    gram: GramShare
+    exponents: tuple[int, ...] | None
+    offsets: tuple[int, ...] | None
+    read: int
+    dropped: Mapping[str, int]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class FailureReport:
+    """An error as it crosses the pipe: never an exception object, never a foreign text."""
+
+    exit_state: int
+    sentences: tuple[str, ...]
+    rule: str = ""
+    kind: str = ""
+    trace: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException) -> FailureReport:
+        trace = "".join(traceback.format_exception(error))
+        if isinstance(error, OwnInputError):
+            return cls(error.exit_state, error.faults, kind=type(error).__name__, trace=trace)
+        if isinstance(error, Refused):
+            return cls(error.exit_state, (str(error),), rule=error.rule, trace=trace)
+        if isinstance(error, PipelineError):
+            return cls(error.exit_state, (str(error),), kind=type(error).__name__, trace=trace)
+        return cls(1, (f"a bug in steps 1 to 7 ({type(error).__name__})",), kind=type(error).__name__, trace=trace)
+
+    def error(self) -> PipelineError:
+        """The error again, in the main process."""
+        if self.trace:
+            log.debug("%s", self.trace)
+        match self.exit_state:
+            case 2:
+                return OwnInputError(self.sentences)
+            case 3:
+                return Refused(self.rule, self.sentences[0])
+            case 4 if self.kind == "RemoteProtocolError":
+                return RemoteProtocolError(self.sentences[0])
+            case 4:
+                return PeerError(self.sentences[0])
+            case _:
+                return LocalProtocolError(self.sentences[0] + "; run again with --debug and report it")
+
+
+class PipeChannel:
+    """The child's end of the pipe as a channel of messages.
+
+    At most one outgoing message is under way; the main process answers
+    ("sent",) when it has taken it, so that this side never blocks on a write
+    while it could read.
+    """
+
+    def __init__(self, connection: Connection, session: bytes) -> None:
+        self._connection = connection
+        self._session = session
+        self._free = True
+        self._arrived: deque[tuple[int, Message]] = deque()
+
+    def free(self) -> bool:
+        return self._free
+
+    def send(self, receiver: int, message: Message) -> None:
+        self._free = False
+        self._connection.send(("send", receiver, bytes(wire.encode(message, self._session))))
+
+    def receive(self, *, block: bool) -> tuple[int, Message] | None:
+        if block or self._connection.poll(0):
+            match self._connection.recv():
+                case ("sent",):
+                    self._free = True
+                case ("message", int(sender), bytes(data)):
+                    return sender, wire.decode(data, self._session)
+                case other:
+                    raise LocalProtocolError(f"the main process sent {other[0]!r}")
+        return None
+
+
+class PipeProgress:
+    """Forwards progress, at most ten times a second."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._step = ""
+        self._next = 0.0
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        if step != self._step:
+            self._step = step
+            self._connection.send(("step", step))
+        elif done < total and time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + 0.1
+        self._connection.send(("advance", done, total))
+
+
+def main(connection: Connection, agreement: Agreement, local: Local, party_id: int) -> None:
+    """Entry of the process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what an interrupt ends
+    die_with_parent()
+    no_core_dump()
+    try:
+        connection.send(("result", _steps(connection, agreement, local, party_id)))
+    except (EOFError, BrokenPipeError):
+        os._exit(1)  # the main process has gone
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            connection.send(("failed", FailureReport.of(error)))
+    finally:
+        connection.close()
+
+
+@dataclass(frozen=True, eq=False)
+class _OwnTable:
+    """A controller's table after step 1."""
+
+    prepared: PreparedTable
+    encoded: EncodedTable
+
+
+def _steps(connection: Connection, agreement: Agreement, local: Local, party_id: int) -> JoinResult:
+    clock = _Clock()
+    own = _prepare(agreement, local, party_id)
+    seconds = {"prepare": clock.lap()}
+    connection.send(("ready",))
+    keypair = KeyPair.generate(agreement.join.paillier_bits) if own is not None else None
+    with Workers.spawn(cores(), keypair) as workers:  # they come up while the others are awaited
+        match connection.recv():
+            case ("session", bytes(session)):
+                clock.lap()
+            case other:
+                raise LocalProtocolError(f"the main process sent {other[0]!r} before the session")
+        mailbox = Mailbox(PipeChannel(connection, session))
+        progress = PipeProgress(connection)
+        setting = Setting.of(agreement, session)
+        cryptography = PaillierWorkers(workers, session, keypair.modulus if keypair else b"")
+        del keypair
+        role = _join_role(party_id, setting, own, cryptography, progress)
+        joined = drive(role, mailbox, (ShareKey, ShamirShare))
+    seconds["join"] = clock.lap()
+    gram = drive(_sharing_role(agreement, party_id, session, joined, progress), mailbox)
+    seconds["share"] = clock.lap()
+    if own is None or not isinstance(joined, AdditiveShares):
+        return JoinResult(gram, None, None, 0, {}, seconds)
+    exponents = {party_id: own.encoded.exponents, setting.peer(party_id): joined.peer_exponents}
+    in_order = tuple(e for controller in setting.controllers for e in exponents[controller])
+    return JoinResult(gram, in_order, own.encoded.offsets, own.prepared.read, own.prepared.dropped, seconds)
+
+
+def _prepare(agreement: Agreement, local: Local, party_id: int) -> _OwnTable | None:
+    """Step 1; None at the third party."""
+    party = agreement.party(party_id)
+    if party.role != "controller":
+        return None
+    prepared = prepare(party, local, permutation=lambda n: random_order(n, secrets.token_bytes))
+    return _OwnTable(prepared, encode(prepared.values, party))
+
+
+def _join_role(
+    party_id: int, setting: Setting, own: _OwnTable | None, cryptography: PaillierWorkers, progress: PipeProgress
+) -> Role[AdditiveShares | Matched]:
+    """Steps 2 to 6."""
+    if own is None:
+        return ThirdParty(setting, cryptography, secrets.token_bytes, progress)
+    table = Table(own.prepared.identifiers, own.encoded.values, own.encoded.exponents)
+    return Controller(party_id, setting, table, cryptography, secrets.token_bytes, progress)
+
+
+def _sharing_role(
+    agreement: Agreement,
+    party_id: int,
+    session: bytes,
+    joined: AdditiveShares | Matched,
+    progress: PipeProgress,
+) -> Role[GramShare]:
+    """Step 7, in the field in which step 8 is proved not to overflow."""
+    model = agreement.model
+    sizes = bounds.plan(
+        joined.records,
+        len(agreement.names),
+        fit_intercept=model.fit_intercept,
+        max_iterations=model.max_iterations,
+    )
+    first, second = agreement.controllers
+    setting = SharingSetting(
+        session,
+        (first.id, second.id),
+        {party.id: party.width for party in (first, second)},
+        sizes.field,
+        joined.records,
+    )
+    if isinstance(joined, Matched):
+        return ThirdPartySharing(setting, progress)
+    return ControllerSharing(party_id, setting, joined.own, joined.masks, secrets.token_bytes, progress)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    def lap(self) -> float:
+        """Seconds since the lap before."""
+        since, self._since = self._since, time.monotonic()
+        return self._since - since

@@ -1,0 +1,140 @@
+"""The result of a run: `result.json`, and the model as a table for the eye."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from pipeline import __version__
+from pipeline.config import Agreement
+
+RESULT_FILE = "result.json"
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """What the controllers learn: coefficients in the order of `Agreement.names`, on the original scale."""
+
+    intercept: float
+    coefficients: tuple[float, ...]
+    r2: float
+    mse: float
+
+
+@dataclass(frozen=True)
+class OwnRows:
+    """A controller's own counts: rows read, and records dropped for a missing value per column."""
+
+    read: int
+    dropped: Mapping[str, int]
+
+
+def fit_measures(model: OpenedModel, records: int) -> dict[str, float | int | None]:
+    """R², adjusted R² (None without residual degrees of freedom), MSE with divisor n, its root, non-zeros."""
+    nonzero = sum(c != 0.0 for c in model.coefficients)
+    residual_df = records - nonzero - 1
+    adjusted = 1 - (1 - model.r2) * (records - 1) / residual_df if residual_df > 0 else None
+    return {
+        "r2": model.r2,
+        "adjusted_r2": adjusted,
+        "mse": model.mse,
+        "rmse": math.sqrt(model.mse),
+        "nonzero": nonzero,
+    }
+
+
+def result_document(
+    agreement: Agreement,
+    *,
+    records: int,
+    iterations: int,
+    seconds: Mapping[str, float],
+    model: OpenedModel | None,
+    own_rows: OwnRows | None,
+) -> dict[str, Any]:
+    """The content of `result.json`; the third party has neither `model` nor `own_rows`."""
+    settings = agreement.model
+    document: dict[str, Any] = {
+        "study": agreement.study.name,
+        "agreement": agreement.digest,
+        "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "records": records,
+        "outcome": agreement.outcome_party.outcome,
+        "model": {
+            "kind": settings.kind,
+            "alpha": settings.alpha,
+            "standardize": settings.standardize,
+            "fit_intercept": settings.fit_intercept,
+            "tolerance": settings.tolerance,
+        },
+    }
+    if model is not None:
+        document["intercept"] = model.intercept
+        document["coefficients"] = dict(zip(agreement.names, model.coefficients, strict=True))
+    document["features"] = [_feature(column) for party in agreement.controllers for column in party.columns]
+    if model is not None:
+        document["fit"] = fit_measures(model, records)
+    document |= {"iterations": iterations, "converged": True}
+    if own_rows is not None:
+        document["own_rows"] = {"read": own_rows.read, "dropped": dict(own_rows.dropped)}
+    document["versions"] = {"pipeline": __version__} | {
+        name: metadata.version(name) for name in ("mpyc", "phe", "numpy")
+    }
+    document["seconds"] = {step: round(value, 3) for step, value in seconds.items()}
+    return document
+
+
+def _feature(column: Any) -> dict[str, Any]:
+    entry: dict[str, Any] = {"party": column.party, "column": column.column, "kind": column.kind}
+    if column.kind == "category":
+        entry["levels"] = list(column.levels)
+    return entry
+
+
+def write_result(folder: Path, document: Mapping[str, Any]) -> Path:
+    """Write `result.json` whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / RESULT_FILE
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".result-", suffix=".json")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(document, file, indent=2, ensure_ascii=False, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        os.replace(temporary, target)  # noqa: PTH105 (one call, atomic)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def model_table(document: Mapping[str, Any]) -> Table:
+    """The opened model as a table: intercept and coefficients on the original scale."""
+    table = Table(title=f"{document['study']}: {document['model']['kind']} for {document['outcome']}")
+    table.add_column("term")
+    table.add_column("coefficient", justify="right")
+    table.add_row("(intercept)", f"{document['intercept']:.6g}")
+    for name, value in document["coefficients"].items():
+        table.add_row(name, "0" if value == 0.0 else f"{value:.6g}", style="dim" if value == 0.0 else None)
+    return table
+
+
+def summary_lines(document: Mapping[str, Any]) -> Sequence[str]:
+    """Fit and size of the study in words."""
+    lines = [f"{document['records']} matched records, {document['iterations']} iterations"]
+    if "fit" in document:
+        fit = document["fit"]
+        lines.append(f"R² {fit['r2']:.4f}, RMSE {fit['rmse']:.6g} (in-sample), {fit['nonzero']} coefficients not zero")
+    return lines
