@@ -15,10 +15,10 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import ROUND_CEILING, Context, Decimal
+from decimal import ROUND_CEILING, Context
 from pathlib import Path
 from typing import Literal, TypeVar, cast
 from urllib.parse import SplitResult, urlsplit
@@ -39,7 +39,7 @@ from pipeline.agreement import (
     parse_canonical,
 )
 from pipeline.errors import ConfigError
-from pipeline.toml_reader import Table, as_number, clean, nearest, read_toml, repeated, shown
+from pipeline.toml_reader import Table, as_number, clean, nearest, printable, read_toml, repeated, shown
 
 __all__ = [
     "MISSING",
@@ -248,7 +248,7 @@ def _tolerance_faults(agreement: Agreement, smallest: float) -> list[str]:
     if agreement.model.tolerance >= smallest:
         return []
     # Rounded up, so that the number shown is one that will do.
-    possible = float(Context(prec=2, rounding=ROUND_CEILING).create_decimal(Decimal(smallest)))
+    possible = float(Context(prec=2, rounding=ROUND_CEILING).create_decimal(repr(float(smallest))))
     return [f"model.tolerance in the agreement is finer than the arithmetic reaches; give at least {possible:g}"]
 
 
@@ -322,15 +322,15 @@ def _column_lists(
     if role == "controller":
         table.require("identifier", "name the columns that tell persons apart")
     identifier = table.names("identifier")
-    if identifier == ():
+    if table.values.get("identifier") == []:
         table.fault("identifier", "must name at least one column")
-    return _or(identifier, ()), _patterns(table, identifier), _or(table.names("features"), ()), table.name("outcome")
+    return _or(identifier, ()), _patterns(table), _or(table.names("features"), ()), table.name("outcome")
 
 
-def _patterns(table: Table, identifier: tuple[str, ...] | None) -> tuple[str, ...]:
-    patterns = _or(table.texts("identifier_pattern"), ())
-    if patterns and identifier and len(patterns) != len(identifier):
-        table.fault("identifier_pattern", f"must hold {len(identifier)} of them, one for each column of identifier")
+def _patterns(table: Table) -> tuple[str, ...]:
+    patterns, columns = _or(table.texts("identifier_pattern"), ()), table.values.get("identifier")
+    if patterns and columns and isinstance(columns, list) and len(patterns) != len(columns):
+        table.fault("identifier_pattern", f"must hold {len(columns)} of them, one for each column of identifier")
     for position, pattern in enumerate(patterns, start=1):
         if not _compiles(pattern):
             table.fault("identifier_pattern", f"number {position} is not a valid regular expression")
@@ -351,10 +351,10 @@ def _categories(table: Table) -> dict[str, tuple[str, ...]]:
     levels = table.table("categories", 'write for example { sex = ["f", "m"] }')
     found = {}
     for column, key in sorted(levels.columns().items()):
-        names = levels.names(key)
-        if names is not None and len(names) < 2:
+        written = levels.values[key]
+        if isinstance(written, list) and len(written) < 2:
             levels.fault(key, "needs at least two levels, the first of which is the reference")
-        found[column] = names or ()
+        found[column] = _or(levels.names(key), ())
     return found
 
 
@@ -384,15 +384,19 @@ def _check_columns(table: Table, party: Party) -> None:
     for column in repeated(column for columns in uses.values() for column in set(columns)):
         keys = [key for key, columns in uses.items() if column in columns]
         table.fault(keys[0], f"and {' and '.join(keys[1:])} both name {shown(column)}; a column has one use only")
-    numeric = (*party.features, *uses["outcome"])
-    for column in party.ranges:
+    if isinstance(table.values.get("features", []), list) and isinstance(table.values.get("outcome", ""), str):
+        _check_ranges(table, party.ranges, (*party.features, *uses["outcome"]))
+    for name in repeated(party.names):
+        table.fault("categories", f"makes two coefficients with the name {shown(name)}; rename a column")
+    if not any(table.values.get(key) for key in ("features", "categories", "outcome")):
+        table.fault("features", "is missing or empty, and so are categories and outcome; name what this party brings")
+
+
+def _check_ranges(table: Table, ranges: Iterable[str], numeric: Collection[str]) -> None:
+    for column in ranges:
         if column not in numeric:
             hint = f'; the nearest one is "{nearest(column, numeric)}"' if numeric else ""
             table.fault("ranges", f"names {shown(column)}, which is no numeric column of this party{hint}")
-    for name in repeated(party.names):
-        table.fault("categories", f"makes two coefficients with the name {shown(name)}; rename a column")
-    if not any(key in table.values for key in ("features", "categories", "outcome")) or not party.width:
-        table.fault("features", "is missing or empty, and so are categories and outcome; name what this party brings")
 
 
 def _check_unlike(top: Table, parties: Sequence[Party], with_certificates: bool) -> None:
@@ -425,7 +429,9 @@ def _check_roles(top: Table, parties: Sequence[Party]) -> None:
             f"is controller {len(controllers)} times and third-party {len(third_parties)} times; for now "
             "a study has exactly two controllers and one third party",
         )
-    elif frozenset(controllers) != CONTROLLER_IDS or frozenset(third_parties) != THIRD_PARTY_IDS:
+    elif len({*controllers, *third_parties}) == 3 and (
+        frozenset(controllers) != CONTROLLER_IDS or frozenset(third_parties) != THIRD_PARTY_IDS
+    ):
         top.fault("id", "must be, for now, 0 and 1 at the controllers and 2 at the third party")
 
 
@@ -470,7 +476,7 @@ def _url_fault(text: str, parts: SplitResult, port: int) -> str:
         return "must not hold a user name or password"
     if "?" in text or "#" in text:
         return "must not have a query or fragment (? or #)"
-    if not _is_host(parts.hostname or "") or port == 0 or "\\" in text:
+    if not _is_host(parts.hostname or "") or port == 0 or "\\" in text or not printable(text):
         return "has no valid host and port; write for example https://pipeline.hospital.example:8440"
     if parts.hostname in ("0.0.0.0", "::"):  # noqa: S104 - refused, not used
         return "must be an address that the others can call; 0.0.0.0 is only one to listen at"
@@ -492,7 +498,7 @@ def _certificates(table: Table, folder: Path, now: datetime | None) -> tuple[tup
     """The certificates of a party (DER), unless `now` is None, and the files named for them."""
     if isinstance(table.values.get("certificate"), list):
         entries = _or(table.texts("certificate"), ())
-        if not entries:
+        if not table.values["certificate"]:
             table.fault("certificate", "must name at least one certificate")
     else:
         text = table.text("certificate")

@@ -2,8 +2,9 @@
 
 A `Table` hands out the values of one table under the types the caller names.
 What is missing or of a wrong type becomes a sentence in `faults`, which names
-file and key, and None takes the value's place, so that one reading finds every
-fault. Whoever reads must look at `faults` before believing a value.
+file and key, and None or what is left takes the value's place, so that one
+reading finds every fault and none twice. Whoever reads must look at `faults`
+before believing a value.
 """
 
 from __future__ import annotations
@@ -176,25 +177,25 @@ class Table:
         return None if value is None else self._clean(key, value)
 
     def names(self, key: str) -> tuple[str, ...] | None:
-        """A list of names as `name` reads them, none twice."""
-        values = self.texts(key)
-        if values is None:
+        """A list of names as `name` reads them; what is faulty or there twice is left out."""
+        texts = self.texts(key)
+        if texts is None:
             return None
-        cleaned = [self._clean(key, value) for value in values]
-        for name in repeated([name for name in cleaned if name]):
+        cleaned = [self._clean(key, text) for text in texts]
+        names = [name for name in cleaned if name is not None]
+        for name in repeated(names):
             self.fault(key, f"names {shown(name)} more than once")
-        return None if None in cleaned else tuple(name for name in cleaned if name)
+        return tuple(dict.fromkeys(names))
 
     def texts(self, key: str) -> tuple[str, ...] | None:
-        """A list of texts, as written."""
+        """A list of texts, as written; what is no text is left out."""
         values = self._take(key, "a list of texts", lambda value: value if isinstance(value, list) else None)
         if values is None:
             return None
-        for value in values:
-            if not isinstance(value, str):
-                self.fault(key, f"must hold texts only, not {_kind(value)}; put quotes around each")
-                return None
-        return tuple(values)
+        others = [value for value in values if not isinstance(value, str)]
+        if others:
+            self.fault(key, f"must hold texts only, not {_kind(others[0])}; put quotes around each")
+        return tuple(value for value in values if isinstance(value, str))
 
     def _clean(self, key: str, text: str) -> str | None:
         name = clean(text)
