@@ -31,7 +31,7 @@ PROTOCOL_VERSION = 1
 SESSION_LABEL = b"secure-lasso-pipeline/session/v1"
 NONCE_BYTES = 32
 DIGEST_BYTES = 32
-MAX_FRAME_BYTES = MAX_CANONICAL_BYTES + 1
+MAX_FRAME_BYTES = MAX_CANONICAL_BYTES + 3
 MAX_NAMED_KEYS = 12  # of an agreement that differs, in one sentence
 
 _NOBODY = 0xFFFF
@@ -124,8 +124,9 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The canonical agreement, sent when digests differ; it holds no secret."""
+    """The agreement `party` has, sent when digests differ; it holds no secret."""
 
+    party: int
     canonical: bytes  # JSON
 
 
@@ -183,7 +184,7 @@ def encode(frame: Frame) -> bytes:
         case Hello():
             return bytes([_Kind.HELLO]) + frame.version.to_bytes(2, "big") + frame.digest + frame.nonce
         case Contents():
-            return bytes([_Kind.CONTENTS]) + frame.canonical
+            return bytes([_Kind.CONTENTS]) + frame.party.to_bytes(2, "big") + frame.canonical
         case Ready():
             return bytes([_Kind.READY]) + frame.session
         case Beat():
@@ -207,8 +208,8 @@ def decode(data: bytes) -> Frame:
             return Beat()
         case _Kind.HELLO, length if length >= 2:
             return _hello(body)
-        case _Kind.CONTENTS, _:
-            return Contents(body)
+        case _Kind.CONTENTS, length if length >= 2:
+            return Contents(int.from_bytes(body[:2], "big"), body[2:])
         case _Kind.READY, 32:
             return Ready(body)
         case _Kind.DONE, 0:
@@ -295,6 +296,7 @@ class Session:
         self._nonce = nonce
         self._digest = bytes.fromhex(agreement.digest)
         self._reachable: set[int] = set()
+        self._differing: list[Contents] = []  # another agreement than ours
         self.states: dict[int, PeerState] = {p.id: Absent() for p in agreement.parties if p.id != party_id}
         self.identifier: bytes | None = None
 
@@ -343,10 +345,8 @@ class Session:
                 raise self._stopped_by(peer, frame)
             case Hello(), Connected():
                 return self._on_hello(peer, frame)
-            case Contents(), Differing():
-                raise self._agreements_differ(peer, frame.canonical)
-            case Contents(), Greeted() | Joined():
-                return []  # the sender disagrees with the third of us
+            case Contents(), Differing() | Greeted() | Joined():
+                return self._on_contents(peer, frame)
             case Ready(session), Greeted(nonce):
                 return self._on_ready(peer, Joined(nonce, session))
             case Done(), Joined() if self.identifier is not None:
@@ -358,7 +358,8 @@ class Session:
         """The last frames to everybody who is connected."""
         frames: list[Frame] = [notice]
         if notice.code is AbortCode.AGREEMENTS_DIFFER:
-            frames.insert(0, self._contents())
+            # So that everybody can name the keys, whoever differs from whom.
+            frames = [self._contents(), *self._differing, notice]
         return [(p, frame) for p, s in self.states.items() if not isinstance(s, Absent | Finished) for frame in frames]
 
     def end(self, error: PipelineError, code: AbortCode, party: int | None = None) -> SessionEnded:
@@ -407,15 +408,19 @@ class Session:
             raise self.broken(peer, "computed another session identifier")
 
     def _contents(self) -> Contents:
-        return Contents(canonical_json(self._agreement.canonical()))
+        return Contents(self._me, canonical_json(self._agreement.canonical()))
 
-    def _agreements_differ(self, peer: int, theirs: bytes) -> SessionEnded:
-        keys = _differing_keys(self._agreement.canonical(), theirs)
+    def _on_contents(self, peer: int, contents: Contents) -> list[Sending]:
+        if contents.canonical == self._contents().canonical:
+            return []  # the sender disagrees with the third of us
+        owner = contents.party if contents.party in self.states else peer
+        keys = _differing_keys(self._agreement.canonical(), contents.canonical)
         sentence = (
-            f"the agreement here and the one at {self.name(peer)} differ in {keys}; "
+            f"the agreement here and the one at {self.name(owner)} differ in {keys}; "
             "all parties need the same study.toml and the same certificates"
         )
-        return self.end(Refused("agreements-differ", sentence), AbortCode.AGREEMENTS_DIFFER, peer)
+        self._differing = [contents]
+        raise self.end(Refused("agreements-differ", sentence), AbortCode.AGREEMENTS_DIFFER, owner)
 
     def _stopped_by(self, peer: int, notice: Abort) -> SessionEnded:
         known = {*self.states, self._me}
