@@ -20,12 +20,14 @@ import resource
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, ParamSpec, Protocol, TypeAlias, TypeVar
@@ -51,7 +53,7 @@ Part: TypeAlias = Bytes | range  # rows; a range where only their number counts
 
 POWERS_A_JOB = 64  # ciphertexts; 0.6 s of decryption at 3072 bits, so that closing and cancelling do not take long
 PRODUCTS_A_JOB = 2048  # ciphertexts; multiplying one takes about as long as shipping it
-JOB_SECONDS = 600  # for one job to come back; a machine that needs longer is stuck
+JOB_SECONDS = 600  # without any job done; a machine that needs longer for one is stuck
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_DUMPABLE = 4
@@ -202,16 +204,12 @@ class Workers:
         self._executor = executor
         self._run = run
         self._ahead = ahead
+        self._last_done = 0.0  # by the monotonic clock
 
     @classmethod
     def here(cls, keypair: KeyPair | None, rng: RandomBytes) -> Workers:
         """Return workers that are this thread: each part is computed as it is drawn."""
-        keyring = Keyring(keypair, rng)
-
-        def run(task: Task, parts: tuple[Part, ...]) -> Bytes:
-            return run_job(keyring, task, parts)
-
-        return cls(InlineExecutor(), run, ahead=1)
+        return cls(InlineExecutor(), partial(run_job, Keyring(keypair, rng)), ahead=1)
 
     @classmethod
     def spawn(cls, count: int, keypair: KeyPair | None) -> Workers:
@@ -238,16 +236,19 @@ class Workers:
         yield from self.prefetch(task, *streams, jobs=0)
 
     def prefetch(self, task: Task, *streams: Iterable[Part], jobs: int) -> Iterator[Bytes]:
-        """As `map_parts`, but hand the first `jobs` jobs to the workers before returning and stay as far ahead."""
+        """As `map_parts`, but hand the first `jobs` jobs to the workers before returning and stay as far ahead.
+
+        Jobs are done in the order they are handed in, whatever stream they belong to.
+        """
         counts: deque[int] = deque()
         pending = self._split(task, streams, counts)
         begun = deque(self._submit(task, parts) for parts in islice(pending, jobs))
-        results = self._results(task, begun, pending, max(jobs, self._ahead))
-        return self._joined(results, counts)
+        return self._joined(self._results(task, begun, pending), counts)
 
     def close(self) -> None:
         """End the workers after the jobs they are at; the keys end with them. Jobs not begun are dropped."""
         self._executor.shutdown(wait=True, cancel_futures=True)
+        self._executor, self._run = InlineExecutor(), _closed  # the old ones refer to the key pair
 
     def __enter__(self) -> Workers:
         return self
@@ -264,16 +265,14 @@ class Workers:
             for start in starts:
                 yield tuple(part[start : start + rows] for part in parts)
 
-    def _results(
-        self, task: Task, begun: deque[Future[Bytes]], pending: Iterator[tuple[Part, ...]], ahead: int
-    ) -> Iterator[Bytes]:
+    def _results(self, task: Task, begun: deque[Future[Bytes]], pending: Iterator[tuple[Part, ...]]) -> Iterator[Bytes]:
         try:
             for parts in pending:
                 begun.append(self._submit(task, parts))
-                if len(begun) >= ahead:
-                    yield _result(begun.popleft())
+                if len(begun) >= self._ahead:
+                    yield self._result(begun.popleft())
             while begun:
-                yield _result(begun.popleft())
+                yield self._result(begun.popleft())
         finally:
             for future in begun:
                 future.cancel()
@@ -285,22 +284,33 @@ class Workers:
 
     def _submit(self, task: Task, parts: tuple[Part, ...]) -> Future[Bytes]:
         try:
-            return self._executor.submit(self._run, task, parts)
+            future = self._executor.submit(self._run, task, parts)
         except BrokenProcessPool:
             raise _died() from None
+        future.add_done_callback(self._note)
+        return future
+
+    def _note(self, _: Future[Bytes]) -> None:
+        self._last_done = time.monotonic()
+
+    def _result(self, future: Future[Bytes]) -> Bytes:
+        while True:
+            since = time.monotonic()
+            try:
+                return future.result(timeout=JOB_SECONDS)
+            except BrokenProcessPool:
+                raise _died() from None
+            except TimeoutError:
+                if self._last_done < since:  # else other jobs were before it
+                    raise PipelineError(f"no worker process of this party has answered for {JOB_SECONDS} s") from None
 
 
 def _rows_a_job(task: Task, part: Part) -> int:
     return task.job if isinstance(part, range) else max(1, task.job // max(1, part.shape[1]))
 
 
-def _result(future: Future[Bytes]) -> Bytes:
-    try:
-        return future.result(timeout=JOB_SECONDS)
-    except BrokenProcessPool:
-        raise _died() from None
-    except TimeoutError:
-        raise PipelineError(f"a worker process of this party has not answered for {JOB_SECONDS} s") from None
+def _closed(task: Task, parts: tuple[Part, ...]) -> Bytes:
+    raise LocalProtocolError("the workers have been closed")
 
 
 def _died() -> PipelineError:
