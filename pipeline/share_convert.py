@@ -1,0 +1,377 @@
+"""Step 7, additive shares to Shamir shares, and from them the Gram matrix, without I/O.
+
+The two controllers hold additive shares of every matched value: the owner
+slot - 2^43, the other -mask; their sum is the value, in the integers and so
+modulo p. Each controller deals its additive share s of every entry with a
+polynomial f of degree 1, f(0) = s; party i gets f(i+1). Of dealer i's
+polynomials
+
+- party i+1 (modulo 3) derives its share from the key in `ShareKey`, a
+  pseudorandom function of session, dealer, row and column: no message;
+- party i+2 is sent its share in `ShamirShare`;
+- the dealer computes its own.
+
+The share of i+1 has nothing to do with s, and that of i+2 is, without the key,
+pseudorandom: f(k) = s*(1 - k/j) + f(j)*k/j. One party alone learns nothing, any
+two hold s. The shares of both dealers added are Shamir shares of the matched
+table, which no one has seen.
+
+A party keeps no table of shares: rows go into the Gram matrix as they come.
+One of the controllers precedes the other (0 before 1, 1 before 2, 2 before 0):
+
+    follower (0)            leader (1)              third party (2)
+      ShareKey  ------------->
+                              ShareKey  -------------->
+      <-------------  ShamirShare, a part of rows
+      ShamirShare, the same rows  -------------------->
+
+The follower deals the rows it is sent shares of, so nobody stores rows that
+wait for their other half, and dealers that are ready at different times do not
+fill the third party's memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NoReturn, TypeAlias
+
+import numpy as np
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from pipeline.errors import LocalProtocolError, RemoteProtocolError
+from pipeline.field import BLAS_ROWS, GramAccumulator, PrimeField, PseudorandomElements
+from pipeline.messages import PART_BYTES, SECRET_BYTES, Bytes, Message, Outgoing, ShamirShare, ShareKey, Words
+from pipeline.packing import SLOT_BYTES
+
+LABEL = b"secure-lasso-pipeline/shamir-share/v1"
+PARTIES = 3
+STEP = "sharing the matched records"
+
+RandomBytes: TypeAlias = Callable[[int], bytes]
+Progress: TypeAlias = Callable[[str, int, int], None]  # step, done, total
+
+
+def _unseen(step: str, done: int, total: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class SharingSetting:
+    """What is agreed or has become known to all before step 7."""
+
+    session: bytes
+    controllers: tuple[int, int]  # in the order of their columns
+    widths: Mapping[int, int]  # encoded columns of each controller
+    field: PrimeField
+    records: int
+
+    def __post_init__(self) -> None:
+        if len({*self.controllers} & {*range(PARTIES)}) != 2 or {*self.widths} != {*self.controllers}:
+            raise LocalProtocolError("step 7 is for two controllers out of three parties")
+        if self.records < 1:
+            raise LocalProtocolError("step 7 without a matched record")
+
+    @property
+    def leader(self) -> int:
+        first, second = self.controllers
+        return second if second == (first + 1) % PARTIES else first
+
+    @property
+    def follower(self) -> int:
+        return (self.leader - 1) % PARTIES
+
+    @property
+    def third_party(self) -> int:
+        return (self.leader + 1) % PARTIES
+
+    @property
+    def columns(self) -> int:
+        return sum(self.widths[controller] for controller in self.controllers)
+
+    def peer(self, controller: int) -> int:
+        """The other controller."""
+        return self.follower if controller == self.leader else self.leader
+
+    def stream(self, dealer: int, key: bytes) -> PseudorandomElements:
+        """The shares that party dealer + 1 derives; the entry at (row, column) is element row * columns + column.
+
+        `key` is what `ShareKey` carries. HKDF-SHA-256 (RFC 5869) binds it to session and dealer.
+        """
+        hkdf = HKDF(algorithm=SHA256(), length=SECRET_BYTES, salt=self.session, info=LABEL + bytes([dealer]))
+        return PseudorandomElements(self.field, hkdf.derive(key))
+
+    def derived(self, stream: PseudorandomElements, rows: range) -> Words:
+        """Return the stream's shares of these rows, shape (rows, columns, words)."""
+        flat = stream.elements(rows.start * self.columns, len(rows) * self.columns)
+        return flat.reshape(len(rows), self.columns, self.field.words)
+
+    def accumulator(self) -> GramAccumulator:
+        return GramAccumulator(self.field, self.columns)
+
+    def parts(self, part_bytes: int) -> Iterator[range]:
+        """Ranges of rows whose shares take about `part_bytes`."""
+        rows = max(1, part_bytes // (max(1, self.columns) * self.field.element_bytes))
+        rows -= rows % BLAS_ROWS if rows > BLAS_ROWS else 0  # full blocks are the fast ones
+        for first in range(0, self.records, rows):
+            yield range(first, min(first + rows, self.records))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GramShare:
+    """One party's share of the Gram matrix Z^T Z of the matched table Z = [1, X].
+
+    gram : shape (D + 1, D + 1, words), symmetric; the columns of X are those of the
+        first controller, then of the second, each with its outcome, if it has it, last.
+
+    The parties' shares lie on polynomials of degree 2, at x = party + 1, and all
+    three are needed. The polynomials are products of those of the table, not
+    random ones: shares must be re-shared before anything made from them is opened.
+    """
+
+    records: int
+    field: PrimeField
+    gram: Words
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Dealer:
+    """A controller's additive shares on their way to becoming Shamir shares.
+
+    own : uint8 (records, own width, 15), slots of masked own values.
+    masks : uint8 (records, the other's width, 15), own masks of the other's values.
+    Both belong to the dealer: a row is overwritten with zeros once it is dealt.
+    """
+
+    setting: SharingSetting
+    party: int
+    stream: PseudorandomElements
+    own: Bytes
+    masks: Bytes
+
+    def deal(self, rows: range) -> tuple[Words, Words]:
+        """Return the dealer's own shares of these rows and those to send, each (rows, columns, words).
+
+        To be called once for a row: a second polynomial through the same share of
+        party dealer + 1 would show the receiver the difference of what was dealt.
+        """
+        field = self.setting.field
+        keyed = (self.party + 1) % PARTIES + 1
+        points = {0: self._additive(rows), keyed: self.setting.derived(self.stream, rows)}
+        slope = field.divide(field.sub(points[keyed], points[0]), keyed)
+        for x in range(1, PARTIES + 1):
+            if x not in points:
+                points[x] = field.add(points[x - 1], slope)
+        return points[self.party + 1], points[(self.party + 2) % PARTIES + 1]
+
+    def _additive(self, rows: range) -> Words:
+        piece = slice(rows.start, rows.stop)
+        own, masks = self.own[piece], self.masks[piece]
+        shares = self.setting.field.from_slots(own), self.setting.field.from_masks(masks)
+        own[:] = 0
+        masks[:] = 0
+        in_order = shares if self.party == self.setting.controllers[0] else shares[::-1]
+        return np.concatenate(in_order, axis=1)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NotStarted:
+    """A controller before `start`."""
+
+    own: Bytes
+    masks: Bytes
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AwaitingKey:
+    """The leader, ready to deal."""
+
+    dealer: Dealer
+
+
+@dataclass(frozen=True)
+class Dealing:
+    """The leader: its parts are being drawn."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AwaitingLeader:
+    """The follower: it has dealt and added up the rows it was sent shares of."""
+
+    dealer: Dealer
+    gram: GramAccumulator
+    rows: int
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AwaitingBoth:
+    """The third party without the leader's key; the follower may be faster."""
+
+    parts: tuple[ShamirShare, ...]
+    rows: int
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AwaitingFollower:
+    """The third party with the key."""
+
+    stream: PseudorandomElements
+    gram: GramAccumulator
+    rows: int
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Done:
+    share: GramShare
+
+
+class ControllerSharing:
+    """A controller's part of step 7; `result` is there when all rows are dealt and added up.
+
+    own, masks : as in `Dealer`; taken over and overwritten, so they must be writeable.
+    rng : gives that many random bytes; the dealt key comes from it.
+    part_bytes : about the size of a part; the leader's choice serves both controllers.
+    """
+
+    def __init__(
+        self,
+        me: int,
+        setting: SharingSetting,
+        own: Bytes,
+        masks: Bytes,
+        rng: RandomBytes,
+        progress: Progress = _unseen,
+        part_bytes: int = PART_BYTES,
+    ) -> None:
+        self.state: NotStarted | AwaitingKey | Dealing | AwaitingLeader | Done = NotStarted(own, masks)
+        self._me = me
+        self._setting = setting
+        self._rng = rng
+        self._progress = progress
+        self._part_bytes = part_bytes
+
+    @property
+    def result(self) -> GramShare | None:
+        return self.state.share if isinstance(self.state, Done) else None
+
+    def start(self) -> Iterable[Outgoing]:
+        """Return the key for the next party."""
+        if not isinstance(self.state, NotStarted):
+            raise LocalProtocolError("a role is started once: shares are dealt once")
+        own, masks = self.state.own, self.state.masks
+        self._check(own, self._me)
+        self._check(masks, self._setting.peer(self._me))
+        key = self._rng(SECRET_BYTES)
+        dealer = Dealer(self._setting, self._me, self._setting.stream(self._me, key), own, masks)
+        if self._me == self._setting.leader:
+            self.state = AwaitingKey(dealer)
+        else:
+            self.state = AwaitingLeader(dealer, self._setting.accumulator(), 0)
+        return [Outgoing((self._me + 1) % PARTIES, ShareKey(key))]
+
+    def receive(self, sender: int, message: Message) -> Iterable[Outgoing]:
+        """Advance by one message; return what must now be sent.
+
+        RemoteProtocolError, leaving the state as it was, if `sender` may not send
+        `message` now. What the leader returns is lazy: drawing it deals and adds up.
+        """
+        match self.state, message:
+            case AwaitingKey(dealer), ShareKey(key) if sender == self._setting.follower:
+                self.state = Dealing()
+                outgoing: Iterable[Outgoing] = self._lead(dealer, self._setting.stream(sender, key))
+            case AwaitingLeader() as state, ShamirShare() if sender == self._setting.leader:
+                rows = _next_rows(self._setting, state.rows, sender, message)
+                outgoing = self._follow(state, rows, message)
+            case _:
+                _refuse(sender, message, f"has no place in state {type(self.state).__name__}")
+        return outgoing
+
+    def _check(self, slots: Bytes, owner: int) -> None:
+        shape = (self._setting.records, self._setting.widths[owner], SLOT_BYTES)
+        if slots.shape != shape or slots.dtype != np.uint8 or not slots.flags.writeable:
+            raise LocalProtocolError(f"additive shares of shape {slots.shape}, not a writeable {shape}")
+
+    def _lead(self, dealer: Dealer, stream: PseudorandomElements) -> Iterator[Outgoing]:
+        setting, gram = self._setting, self._setting.accumulator()
+        for rows in setting.parts(self._part_bytes):
+            kept, sent = dealer.deal(rows)
+            gram.add(setting.field.add(kept, setting.derived(stream, rows)))
+            self._progress(STEP, rows.stop, setting.records)
+            yield Outgoing(setting.follower, ShamirShare(rows.start, setting.records, sent))
+        self.state = Done(GramShare(setting.records, setting.field, gram.result()))
+
+    def _follow(self, state: AwaitingLeader, rows: range, part: ShamirShare) -> Iterable[Outgoing]:
+        # The state moves before rows are dealt: whatever fails, they are not dealt again.
+        setting, gram = self._setting, state.gram
+        self.state = AwaitingLeader(state.dealer, gram, rows.stop)
+        kept, sent = state.dealer.deal(rows)
+        gram.add(setting.field.add(kept, part.shares))
+        self._progress(STEP, rows.stop, setting.records)
+        if rows.stop == setting.records:
+            self.state = Done(GramShare(setting.records, setting.field, gram.result()))
+        return [Outgoing(setting.third_party, ShamirShare(rows.start, setting.records, sent))]
+
+
+class ThirdPartySharing:
+    """The third party's part of step 7; `result` is there when all rows are added up."""
+
+    def __init__(self, setting: SharingSetting, progress: Progress = _unseen) -> None:
+        self.state: AwaitingBoth | AwaitingFollower | Done = AwaitingBoth((), 0)
+        self._setting = setting
+        self._progress = progress
+
+    @property
+    def result(self) -> GramShare | None:
+        return self.state.share if isinstance(self.state, Done) else None
+
+    def start(self) -> Iterable[Outgoing]:
+        """Return nothing: the controllers begin."""
+        return ()
+
+    def receive(self, sender: int, message: Message) -> Iterable[Outgoing]:
+        """Advance by one message; nothing is sent.
+
+        RemoteProtocolError, leaving the state as it was, if `sender` may not send `message` now.
+        """
+        match self.state, message:
+            case AwaitingBoth(parts), ShareKey(key) if sender == self._setting.leader:
+                stream = self._setting.stream(sender, key)
+                self.state = AwaitingFollower(stream, self._setting.accumulator(), 0)
+                for part in parts:
+                    self._add(self.state, part)
+            case AwaitingBoth(parts, rows), ShamirShare() if sender == self._setting.follower:
+                rows = _next_rows(self._setting, rows, sender, message).stop
+                self.state = AwaitingBoth((*parts, message), rows)
+            case AwaitingFollower() as state, ShamirShare() if sender == self._setting.follower:
+                _next_rows(self._setting, state.rows, sender, message)
+                self._add(state, message)
+            case _:
+                _refuse(sender, message, f"has no place in state {type(self.state).__name__}")
+        return ()
+
+    def _add(self, state: AwaitingFollower, part: ShamirShare) -> None:
+        setting, gram = self._setting, state.gram
+        rows = range(part.first, part.first + len(part.shares))
+        gram.add(setting.field.add(part.shares, setting.derived(state.stream, rows)))
+        self._progress(STEP, rows.stop, setting.records)
+        if rows.stop == setting.records:
+            self.state = Done(GramShare(setting.records, setting.field, gram.result()))
+        else:
+            self.state = AwaitingFollower(state.stream, gram, rows.stop)
+
+
+def _next_rows(setting: SharingSetting, rows: int, sender: int, part: ShamirShare) -> range:
+    """Return the rows of a part that must be the next one, `rows` having come before it."""
+    shape = (setting.columns, setting.field.words)
+    if part.total != setting.records:
+        _refuse(sender, part, f"is of {part.total} rows, not of {setting.records}")
+    if part.first != rows:
+        _refuse(sender, part, f"begins at row {part.first}, where {rows} of {setting.records} have come")
+    if part.shares.shape[1:] != shape:
+        _refuse(sender, part, f"has rows of shape {part.shares.shape[1:]}, not {shape}")
+    setting.field.validate(part.shares, f"party {sender}")
+    return range(rows, rows + len(part.shares))
+
+
+def _refuse(sender: int, message: Message, why: str) -> NoReturn:
+    raise RemoteProtocolError(f"{type(message).__name__} from party {sender} {why}")
