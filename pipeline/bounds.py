@@ -1,0 +1,93 @@
+"""What the arithmetic of step 8 needs, worked out from public numbers alone.
+
+Fixed-point numbers have `FRACTIONAL_BITS`; a masked opening of a number below
+2^(l-1) in absolute value, in a field of b bits, hides it up to a statistical
+distance of 2^-k if l + k + 2 <= b - 1 (see `primitives.py`). This module says
+how large l gets in each operation and which k keeps the distances of all
+openings of a run together below 2^-40, and refuses a study for which both do
+not fit. It runs before anything is sent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.errors import RangeError
+from pipeline.field import FIELD_191, FIELD_254, PrimeField
+
+HIDING_BITS = 40  # the distances of all openings of a run sum to at most 2^-40
+VALUE_BITS = 43  # every encoded value is below 2^43 in absolute value
+
+FRACTIONAL_BITS = 64
+RIDGE_BITS = 28  # the polish adds 2^-28 to the diagonal, and takes its effect out again by refinement
+COEFFICIENT_BITS = 16  # normalised coefficients: the certificate checks that they are below 2^16
+ITERATE_BITS = 20  # normalised iterates of the solver, and what is compared with them
+POLISH_BITS = 40  # iterates of the polish, also with a support that is not the right one
+THRESHOLD_LIMIT = 4  # a threshold of 1 removes everything; larger ones are cut here
+SPREAD_BITS = 8  # a column whose standard deviation is below 2^8 steps of its scale is refused
+RATIO_BITS = 36  # standard deviations, in steps, of two columns differ by less than this factor
+SLOPE_BITS = 52  # slopes are opened as multiples of 2^-52, in steps of the outcome per step of the feature
+INTERCEPT_BITS = 16  # the intercept is opened up to 2^-16 steps of the outcome's scale
+SHARE_OF_VARIANCE_BITS = 40  # r2 and the outcome's variance are opened up to 2^-40, relatively
+WIDE_FRACTIONAL_BITS = 88  # slopes before they are rounded to SLOPE_BITS
+MEAN_TO_SPREAD_BITS = 14  # without an intercept: largest ratio of the outcome's root mean square to its deviation
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Public sizes of step 8; `..._bits` bound an absolute value by 2^bits."""
+
+    field: PrimeField  # in which the records are shared and the Gram matrix is formed
+    solver_field: PrimeField  # in which everything after that is computed
+    statistical_bits: int  # k of each opening
+    gram_bits: int
+    square_bits: int  # of n^2 times a variance, even; n^2 times a mean square without an intercept
+    offset_bits: int  # of a column's offset, in steps
+
+
+def plan(records: int, features: int, *, fit_intercept: bool, max_iterations: int) -> Plan:
+    """Return the sizes for a study; raises RangeError when no field is large enough."""
+    size = max(1, records).bit_length()
+    gram_bits = size + 2 * VALUE_BITS
+    offset_bits = 80 if fit_intercept else 60
+    square_bits = 2 * (size + (VALUE_BITS if fit_intercept else offset_bits + 1))
+    statistical_bits = HIDING_BITS + masked_openings(features, max_iterations).bit_length()
+    _require_room(FIELD_191, gram_bits + 1, statistical_bits)
+    _require_room(FIELD_254, max(square_bits + 2, largest_operation()), statistical_bits)
+    return Plan(FIELD_191, FIELD_254, statistical_bits, gram_bits, square_bits, offset_bits)
+
+
+def largest_operation() -> int:
+    """Bits, with sign, of the largest product that is truncated, apart from the squares of `Plan`."""
+    solver = 2 * FRACTIONAL_BITS + POLISH_BITS + 10  # a row of the correlations times an iterate of the polish
+    slope = WIDE_FRACTIONAL_BITS + COEFFICIENT_BITS + 1 + 2 * RATIO_BITS
+    return max(solver, slope) + 1
+
+
+def masked_openings(features: int, max_iterations: int) -> int:
+    """An upper bound on the field elements opened under a statistical mask in one run."""
+    columns = features + 2
+    matrix = columns * (columns + 1)  # a symmetric matrix, truncated twice in a step of its inversion
+    inversion = matrix * 26
+    attempts = 4 * (max_iterations // 60 + 1).bit_length() + 5
+    preparation = 8 * matrix + columns * 400
+    iterations = 3 * columns * max_iterations
+    return preparation + iterations + attempts * (inversion + 30 * columns)
+
+
+def smallest_tolerance(features: int) -> float:
+    """The finest `tolerance` the certificate can decide in every study with so many features.
+
+    A product with the correlation matrix is wrong by at most two units in the
+    last place, times the sum of the coefficients where the matrix itself is
+    rounded; the certificate needs a margin over that.
+    """
+    return 2.0 ** (-34 + max(1, features).bit_length())
+
+
+def _require_room(field: PrimeField, bits: int, statistical_bits: int) -> None:
+    if bits + statistical_bits + 2 > field.bits - 1:
+        raise RangeError(
+            "the numbers of this study could overflow: fewer records, features or max_iterations are needed "
+            f"({bits + statistical_bits + 3} bits, {field.bits} there are)"
+        )

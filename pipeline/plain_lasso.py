@@ -1,0 +1,247 @@
+"""The lasso of step 8 on plain numbers: the same steps, in the same order, as `secure_lasso.py`.
+
+Everything is computed from sums of products of the columns, so nothing but the
+preparation depends on the number of records. In the normalised scale, where
+every column has norm 1, the problem is
+
+    minimise  1/2 b'Rb - q'b + sum of tau_j |b_j|,
+
+R the correlations of the features, q their correlations with the outcome. It
+is solved by the alternating direction method of multipliers (Boyd et al. 2011,
+section 6.4; over-relaxed as in 3.4.3). From time to time the support it has
+found is polished: the equations that hold on it are solved exactly. The result
+is accepted when it satisfies the optimality conditions.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.bounds import COEFFICIENT_BITS, RIDGE_BITS, THRESHOLD_LIMIT, smallest_tolerance
+from pipeline.errors import Refused
+
+Vector: TypeAlias = NDArray[np.float64]
+Matrix: TypeAlias = NDArray[np.float64]
+
+RELAXATION = 1.75
+# 1/rho, one phase after the other: a large rho suits strong penalties, a small one weak penalties on features that
+# are nearly dependent. Each solves what the others cannot within reasonable time; rounds of phases grow longer.
+INVERSE_RHOS = (5, 50, 500, 5000)
+FIRST_PHASE = 15  # iterations
+RIDGE = 2.0**-RIDGE_BITS
+REFINEMENTS = 6
+MARGIN = 3 / 8  # part of the tolerance that the test uses; signs that do not matter may take up a quarter more
+INVERSE_ACCURACY = 2.0**-20  # of the matrix inverses: their effect is taken out by refinement, or small
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Iterations with one rho, followed by a polish and a test of the conditions."""
+
+    inverse_rho: int
+    iterations: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The parameters of the model; see the contract of the model for their meaning."""
+
+    alpha: float
+    standardize: bool = True
+    fit_intercept: bool = True
+    tolerance: float = 1e-6
+    max_iterations: int = 1000
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The model on the scale of the columns given."""
+
+    iterations: int
+    coefficients: tuple[float, ...]
+    intercept: float
+    r2: float
+    mse: float
+
+
+@dataclass(frozen=True)
+class Moments:
+    """n^2 times variances and covariances (`centred`), and what the columns are scaled by (`squares`).
+
+    squares are the centred moments, or the uncentred ones when there is no intercept. The outcome comes last.
+    """
+
+    records: int
+    sums: Vector
+    centred: Matrix
+    squares: Matrix
+
+
+@dataclass(frozen=True)
+class Support:
+    """Which coefficients are not zero, and their signs; entries are 0, 1 and -1."""
+
+    active: Vector
+    sign: Vector
+
+
+def schedule(max_iterations: int) -> Iterator[Phase]:
+    """The phases, the same for everyone; the last one ends at `max_iterations`."""
+    done = 0
+    for stretch in itertools.count():
+        for inverse_rho in INVERSE_RHOS:
+            iterations = min(FIRST_PHASE << stretch, max_iterations - done)
+            yield Phase(inverse_rho, iterations)
+            done += iterations
+            if done == max_iterations:
+                return
+
+
+def inversion_steps(lowest: float, highest: float) -> list[float]:
+    """The scale factors of Newton's iteration for the inverse of a matrix with eigenvalues in [lowest, highest].
+
+    A step takes an eigenvalue y of K X to m y (2 - m y). With m = 2 / (a + 1)
+    the interval [a, 1] goes to [m a (2 - m a), 1], so a small a grows by 4.
+    """
+    steps = []
+    a = lowest / highest
+    while 1 - a > INVERSE_ACCURACY:
+        m = 2 / (1 + a)
+        steps.append(m)
+        a = m * a * (2 - m * a)
+    return steps
+
+
+def inverse(matrix: Matrix, lowest: float, highest: float) -> Matrix:
+    """The inverse of a symmetric matrix with eigenvalues in [lowest, highest]."""
+    x = np.eye(len(matrix)) / highest
+    for m in inversion_steps(lowest, highest):
+        x = 2 * m * x - m * m * x @ (matrix @ x)
+    return x
+
+
+def moments(gram: NDArray[np.object_], fit_intercept: bool) -> Moments:
+    """Form the moments as exact integers from the Gram matrix of [1, features, outcome], integers too."""
+    n, sums, products = gram[0, 0], gram[0, 1:], gram[1:, 1:]
+    centred = n * products - np.outer(sums, sums)
+    squares = centred if fit_intercept else n * products
+    return Moments(int(n), *(x.astype(np.float64) for x in (sums, centred, squares)))
+
+
+def correlations(of: Moments) -> tuple[Matrix, Vector]:
+    """R and q; rows and columns of features that are constant over the records are zero."""
+    varies = np.diag(of.centred) > 0
+    scale = np.where(varies, 1 / np.sqrt(np.where(varies, np.diag(of.squares), 1)), 0)
+    correlation = scale[:, None] * of.squares * scale
+    np.fill_diagonal(correlation, varies)
+    return correlation[:-1, :-1], correlation[:-1, -1]
+
+
+def thresholds(of: Moments, settings: Settings) -> tuple[Vector, Vector]:
+    """The penalties tau and the tolerances of the optimality conditions, in the normalised scale.
+
+    A penalty on a column's own coefficient is divided by the column's norm, one
+    on its standardised coefficient by the ratio of norm and deviation.
+    """
+    norms = np.sqrt(np.diag(of.squares)) / of.records
+    deviations = np.sqrt(np.diag(of.centred)) / of.records
+    weights = deviations[:-1] if settings.standardize else np.ones(len(norms) - 1)
+    relative = np.where(deviations[:-1] > 0, weights / np.where(norms[:-1] > 0, norms[:-1], 1), 0)
+    tau = np.minimum(settings.alpha * relative / norms[-1], THRESHOLD_LIMIT)
+    tolerance = settings.tolerance * relative * deviations[-1] / norms[-1] + smallest_tolerance(len(tau))
+    return tau, MARGIN * np.minimum(tolerance, 1)
+
+
+def soft_threshold(v: Vector, threshold: Vector) -> tuple[Vector, Support]:
+    """Move v towards zero by the threshold; return the result with its support."""
+    above, below = v > threshold, -v > threshold
+    support = Support((above | below).astype(float), above.astype(float) - below)
+    return support.active * v - support.sign * threshold, support
+
+
+def solve(correlation: Matrix, q: Vector, tau: Vector, tolerance: Vector, max_iterations: int) -> tuple[Vector, int]:
+    """Return the normalised coefficients and the number of iterations; raises Refused when it does not converge."""
+    d = len(q)
+    z, dual, iterations = np.zeros(d), np.zeros(d), 0
+    for phase in schedule(max_iterations):
+        rho = 1 / phase.inverse_rho
+        shrink = inverse(correlation + rho * np.eye(d), rho, d + rho)
+        u = dual / rho
+        for _ in range(phase.iterations):
+            x = RELAXATION * shrink @ (q + rho * (z - u)) + (1 - RELAXATION) * z
+            v = x + u
+            z, support = soft_threshold(v, tau / rho)
+            u = v - z
+        dual = u * rho
+        iterations += phase.iterations
+        b, support = polish(correlation, q, tau, tolerance, z, support)
+        if conditions_hold(correlation, q, tau, tolerance, b, support):
+            return b, iterations
+    raise Refused("not-converged", not_converged(max_iterations))
+
+
+def not_converged(max_iterations: int) -> str:
+    return (
+        f"the fit has not converged within max_iterations = {max_iterations}; "
+        "agree on more iterations or a larger alpha"
+    )
+
+
+def polish(
+    correlation: Matrix, q: Vector, tau: Vector, tolerance: Vector, z: Vector, support: Support
+) -> tuple[Vector, Support]:
+    """Solve R b = q - tau sign on the support, near z; drop coefficients whose sign does not agree.
+
+    With a ridge the equations always have a solution; refinement from z (a
+    proximal point iteration) takes its effect out again, in the directions
+    that the equations determine, and stays at z in the others. Signs do not
+    matter where the threshold is far below the tolerance.
+    """
+    d = len(q)
+    both = np.outer(support.active, support.active)
+    equations = np.where(np.eye(d) > 0, 1, both * correlation)
+    approximate_inverse = inverse(equations + RIDGE * np.eye(d), RIDGE / 2, d + 1)
+    right_side = support.active * q - support.sign * tau
+    b = z
+    for _ in range(REFINEMENTS):
+        b = b + approximate_inverse @ (right_side - equations @ b)
+    agrees = (support.sign * b >= 0) | (8 * tau <= tolerance)
+    support = Support(support.active * agrees, support.sign * agrees)
+    return support.active * b, support
+
+
+def conditions_hold(
+    correlation: Matrix, q: Vector, tau: Vector, tolerance: Vector, b: Vector, support: Support
+) -> bool:
+    """Whether b satisfies the optimality (Karush-Kuhn-Tucker) conditions of the lasso within the tolerance."""
+    gradient = q - correlation @ b
+    off = np.abs(gradient - support.sign * tau) - (1 - support.active) * tau
+    return bool((off <= tolerance).all() and (np.abs(b) < 2.0**COEFFICIENT_BITS).all())
+
+
+def fit(gram: NDArray[np.object_], settings: Settings) -> Fit:
+    """Fit the lasso to n records given the Gram matrix of [1, features, outcome], exact integers."""
+    of = moments(gram, settings.fit_intercept)
+    variance, square = of.centred[-1, -1], np.diag(of.squares)
+    if variance == 0:
+        raise Refused("constant-outcome", constant_outcome())
+    correlation, q = correlations(of)
+    tau, tolerance = thresholds(of, settings)
+    b, iterations = solve(correlation, q, tau, tolerance, settings.max_iterations)
+    varies = np.diag(of.centred)[:-1] > 0
+    slopes = np.where(varies, b * np.sqrt(square[-1] / np.where(varies, square[:-1], 1)), 0)
+    means = of.sums / of.records
+    intercept = means[-1] - slopes @ means[:-1] if settings.fit_intercept else 0.0
+    unexplained = (1 - 2 * q @ b + b @ correlation @ b) * square[-1] / variance
+    mse = unexplained * variance / of.records**2
+    return Fit(iterations, tuple(map(float, slopes)), float(intercept), float(1 - unexplained), float(mse))
+
+
+def constant_outcome() -> str:
+    return "the outcome is the same in all matched records, so there is nothing to fit; choose another outcome"
