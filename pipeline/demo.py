@@ -36,6 +36,7 @@ from pipeline.packing import ciphertexts_per_row
 
 PAILLIER_BITS = 2048  # the default of a real study, 3072, takes three times as long
 THIRD_PARTY = "third-party"
+COLOURS = ("cyan", "green", "magenta")
 HEADING = "# Made for a demonstration: invented identifiers, all three parties on one machine."
 END_SECONDS = 15.0  # for the others to end by themselves when one party has failed
 
@@ -147,7 +148,9 @@ def run_parties(folder: Path, names: Sequence[str], console: Console) -> float:
     try:
         for number, name in enumerate(names):
             arguments = ["-m", "pipeline", "run", "--party-id", str(number), "--config", str(folder / "study.toml")]
-            console.print(f"[dim]{escape(name):12}[/] $ python {escape(' '.join(arguments))}", soft_wrap=True)
+            console.print(
+                f"[{COLOURS[number]}]{escape(name):12}[/] $ python {escape(' '.join(arguments))}", soft_wrap=True
+            )
             processes[name] = _start(arguments)
             threading.Thread(target=_listen, args=(name, processes[name], events), daemon=True).start()
         console.print()
@@ -181,6 +184,7 @@ def _listen(name: str, process: subprocess.Popen[str], events: queue.SimpleQueue
 def _follow(names: Sequence[str], events: queue.SimpleQueue[Line | Ended], console: Console, begin: float) -> None:
     """Show lines until all have ended well, or one has failed and the rest has ended or had its time."""
     last: dict[str, str] = dict.fromkeys(names, "")
+    colours = dict(zip(names, COLOURS, strict=True))
     failures: list[Ended] = []
     running, deadline = set(names), float("inf")
     while running and time.monotonic() < deadline:
@@ -188,7 +192,7 @@ def _follow(names: Sequence[str], events: queue.SimpleQueue[Line | Ended], conso
             case Line(party, text):
                 last[party] = text or last[party]
                 stamp = f"[dim]{time.monotonic() - begin:6.1f} s[/]"
-                console.print(f"{stamp}  [bold]{escape(party):12}[/] {escape(text)}", soft_wrap=True)
+                console.print(f"{stamp}  [{colours[party]}]{escape(party):12}[/] {escape(text)}", soft_wrap=True)
             case Ended(party, state) as ended:
                 running.discard(party)
                 if state != 0:
@@ -333,7 +337,7 @@ def _show_third_party(
         size = rows * (HASH_BYTES + ciphertexts_per_row(party.width, bits) * bits // 4)
         console.print(
             f"- from {table.party}: {rows} complete records, {size / 1e6:.1f} MB of keyed hashes and ciphertexts "
-            "whose keys it has not; deleted when the matching was over"
+            "whose keys it has not; gone with the process that held them"
         )
     files = sorted(path.name for path in (folder / "results" / THIRD_PARTY).rglob("*") if path.is_file())
     console.print(f"- that {result['records']} of them match; {result['iterations']} iterations of the solver")
