@@ -20,14 +20,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pipeline import config, join_process, secure_lasso
-from pipeline.bounds import smallest_tolerance
+from pipeline import bounds, config, join_process, secure_lasso
 from pipeline.config import Agreement, Local
 from pipeline.errors import PipelineError
 from pipeline.join_process import FailureReport, JoinResult
+from pipeline.messages import MAX_ROWS
 from pipeline.mpc_runtime import make_runtime
 from pipeline.progress import Reporter
 from pipeline.results import OpenedModel, OwnRows, result_document, write_result
+from pipeline.secure_lasso import Fit, Problem
 from pipeline.transport import Node, abort_code
 
 FINISH_SECONDS = 10.0  # for the orderly end
@@ -38,7 +39,12 @@ log = logging.getLogger(__name__)
 
 def load(path: Path, party_id: int, local: Path | None) -> tuple[Agreement, Local]:
     """The agreement and the local file, checked; raises ConfigError with every fault."""
-    return config.load(path, party_id, local, smallest_tolerance=smallest_tolerance)
+    agreement, settings = config.load(path, party_id, local, smallest_tolerance=bounds.smallest_tolerance)
+    model = agreement.model
+    bounds.plan(
+        MAX_ROWS, len(agreement.names), fit_intercept=model.fit_intercept, max_iterations=model.max_iterations
+    )
+    return agreement, settings
 
 
 def run(agreement: Agreement, local: Local, party_id: int, *, wait: float, show: Reporter) -> dict[str, Any]:
@@ -91,15 +97,26 @@ async def _fit(agreement: Agreement, party_id: int, node: Node, joined: JoinResu
     peers = [party.id for party in agreement.parties if party.id != party_id]
     runtime = make_runtime(party_id, {peer: node.link(peer) for peer in peers})
     loop = asyncio.get_running_loop()
-    node.on_failure(lambda error: loop.call_soon_threadsafe(runtime.fail, error))
+
+    def fail(error: PipelineError) -> None:
+        loop.call_soon_threadsafe(runtime.fail, error)
+
+    node.on_failure(fail)
     await runtime.start()
-    problem = problem_of(agreement, party_id, joined.exponents, joined.offsets)
+    problem = _problem(agreement, joined)
     limit = agreement.model.max_iterations
     fit = await runtime.supervise(
-        secure_lasso.fit(runtime, joined.gram, problem, progress=lambda iteration: show.advance(iteration, limit))
+        secure_lasso.fit(runtime, joined.gram, problem, lambda iteration: show.advance(iteration, limit))
     )
     log.info("step 8: %d rounds", runtime.rounds)
     return fit
+
+
+def _problem(agreement: Agreement, joined: JoinResult) -> Problem:
+    owners = tuple(party.id for party in agreement.controllers for _ in range(party.width))
+    outcome_party = agreement.outcome_party
+    outcome = len(owners) - 1 - owners[::-1].index(outcome_party.id)  # the last of its owner's columns
+    return Problem(agreement.model, owners, outcome, joined.exponents, joined.offsets or ())
 
 
 class JoinProcess:
@@ -112,6 +129,9 @@ class JoinProcess:
         self._ended = threading.Event()
 
     def __enter__(self) -> JoinProcess:
+        # Python's resource tracker, a process that inherits these options, removes what a killed process has left
+        # behind and then warns of it, after our own last line.
+        sys.warnoptions.append("ignore:resource_tracker:UserWarning")
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=join_process.main, args=(theirs, *self._arguments))
