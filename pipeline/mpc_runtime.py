@@ -82,7 +82,6 @@ def import_mpyc() -> ModuleType:
     finally:
         sys.argv = argv
         logging.root.handlers[:], logging.root.level = handlers, level
-        logging.disable(logging.NOTSET)
         if own:
             asyncio.set_event_loop(None)
             own.close()
@@ -91,6 +90,7 @@ def import_mpyc() -> ModuleType:
 
 
 _mpyc = import_mpyc()
+GF = _mpyc.finfields.GF  # the prime field of a modulus; its `array` is the type of shares
 
 
 class Codec:
@@ -311,7 +311,7 @@ class Runtime(_mpyc.Runtime):  # type: ignore[misc, name-defined]
         task = self._loop.create_task(computation)
         try:
             await asyncio.wait((task, self._failure), return_when=asyncio.FIRST_COMPLETED)
-            if self._failure.done():
+            if not task.done():
                 self._failure.result()
             result: Result = await task
             return result

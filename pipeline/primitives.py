@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import LocalProtocolError
 from pipeline.field import PrimeField
-from pipeline.mpc_runtime import PARTIES, Codec, Runtime, Shares, object_array, unpack_integers
+from pipeline.messages import Words
+from pipeline.mpc_runtime import GF, PARTIES, Codec, Runtime, Shares, object_array, unpack_integers
 
 PAIRS = ((0, 1), (0, 2), (1, 2))
 RECOMBINE_ALL = (3, -3, 1)  # f(0) = 3 f(1) - 3 f(2) + f(3) for polynomials of degree 2
@@ -51,13 +52,16 @@ class Arithmetic:
     def __init__(self, runtime: Runtime, field: PrimeField, statistical_bits: int) -> None:
         self.runtime = runtime
         self.prime_field = field
-        self.field = runtime.SecFld(modulus=field.p).field
+        self.field = GF(field.p)
         self.statistical_bits = statistical_bits
         self.masked_openings = 0
         self._codec = Codec(field.p)
         self._me = runtime.pid
         self._pairs = [pair for pair in PAIRS if self._me in pair]
         self._peers = [i for i in range(PARTIES) if i != self._me]
+        self._drawn: set[tuple[str, Pair]] = set()
+        self._drawn_at = -1
+        runtime.options.sec_param = statistical_bits  # for MPyC's own operations
 
     # Shares and public numbers
 
@@ -79,8 +83,8 @@ class Arithmetic:
         """The local product of two matrices of shares, of degree 2."""
         if min(*a.shape, *b.shape) < MATMUL_LIMBS_FROM:
             return a @ b
-        words = [self.prime_field.from_ints(x.value) for x in (a, b)]
-        return self.field.array(self.prime_field.to_ints(self.prime_field.matmul(*words)), check=False)
+        product = self.prime_field.matmul(self._words(a), self._words(b))
+        return self.field.array(self.prime_field.to_ints(product), check=False)
 
     # Multiplication and truncation
 
@@ -123,7 +127,7 @@ class Arithmetic:
         if bits + self.statistical_bits + 2 > source.bits - 1:
             raise LocalProtocolError("a mask does not fit the field")
         flat = values.ravel()
-        small = self.runtime.SecFld(modulus=source.p).field
+        small = GF(source.p)
         masks = {pair: self._integers("lift", pair, flat.size, bits + self.statistical_bits) for pair in self._pairs}
         opened = await self._open_masked("lift", flat + (1 << bits - 1), masks, small)
         self.masked_openings += flat.size
@@ -175,6 +179,10 @@ class Arithmetic:
 
     # Inside
 
+    def _words(self, matrix: Shares) -> Words:
+        data = self._codec.pack(matrix.value)
+        return np.frombuffer(data, "<u8").reshape(*matrix.shape, self.prime_field.words)
+
     def _require_room(self, bits: int) -> None:
         if bits + self.statistical_bits + 2 > self.prime_field.bits - 1:
             raise LocalProtocolError("a mask does not fit the field")
@@ -213,33 +221,34 @@ class Arithmetic:
 
     def stream(self, operation: str, pair: Pair, size: int) -> Bytes:
         """`size` bytes that only the pair knows, bound to the number of the coming round and to `operation`."""
-        label = b"secure-lasso-pipeline/prss/v1" + self.runtime._program_counter[0].to_bytes(8, "little", signed=True)
+        counter = self.runtime._program_counter[0]
+        if counter != self._drawn_at:
+            self._drawn_at, self._drawn = counter, set()
+        if (operation, pair) in self._drawn:
+            raise LocalProtocolError(f"{operation} would draw the same numbers twice")
+        self._drawn.add((operation, pair))
+        label = b"secure-lasso-pipeline/prss/v1" + counter.to_bytes(8, "little", signed=True)
         key = self.runtime._prss_keys[pair]
         return np.frombuffer(hashlib.shake_128(key + label + operation.encode()).digest(size), np.uint8)
 
     def _integers(self, operation: str, pair: Pair, count: int, bits: int) -> Any:
         """Uniform integers below 2^bits."""
         width = (bits + 7) // 8
-        data = self.stream(f"{operation} mask", pair, count * width).reshape(count, width).copy()
+        data = self.stream(operation, pair, count * width).reshape(count, width).copy()
         data[:, -1] &= 0xFF >> (8 * width - bits)
         return object_array(unpack_integers(data.tobytes(), width))
 
     def _elements(self, operation: str, pair: Pair, count: int, p: int | None = None) -> Any:
-        """Uniform field elements, up to a distance of 2^-64."""
+        """Uniform field elements, up to a distance below 2^-180: the primes are that close to a power of two."""
         p = p or self.prime_field.p
-        width = (p.bit_length() + 71) // 8
-        return object_array(unpack_integers(self.stream(operation, pair, count * width).tobytes(), width)) % p
+        return self._integers(operation, pair, count, p.bit_length()) % p
 
     def small(self, operation: str, pair: Pair, shape: tuple[int, int], bound: int) -> NDArray[np.int64]:
-        """Uniform integers below `bound` <= 256, by rejection."""
+        """Uniform integers below `bound` <= 256, by rejection; enough bytes are drawn but with probability 2^-80."""
         count = shape[0] * shape[1]
-        size = count + count // 8 + 256
-        while True:
-            drawn = self.stream(operation, pair, size)
-            drawn = drawn[drawn < bound]
-            if len(drawn) >= count:
-                return drawn[:count].reshape(shape).astype(np.int64)
-            size *= 2
+        drawn = self.stream(operation, pair, count + count // 8 + 256)
+        drawn = drawn[drawn < 256 // bound * bound][:count] % bound
+        return drawn.reshape(shape).astype(np.int64)
 
 
 class _Comparison:
