@@ -21,11 +21,13 @@ integers times 2^-f; `bits` counts the bits of the integer.
 from __future__ import annotations
 
 import hashlib
+from fractions import Fraction
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.bounds import FRACTIONAL_BITS
 from pipeline.errors import LocalProtocolError
 from pipeline.field import PrimeField
 from pipeline.messages import Words
@@ -169,7 +171,7 @@ class Arithmetic:
         """Open to all parties whether the number x is 0, and nothing else about it. Two rounds."""
         masks = {pair: self._elements("is zero", pair, 1) for pair in self._pairs}
         factor = self._shares(self._weighted(masks), (1,))
-        blinded = await self.reduce(x.reshape(1) * factor)
+        blinded = await self.reduce(x * factor)
         return not (await self.runtime.open_to_all(name, blinded)).any()
 
     def noise(self, count: int, bits: int) -> Shares:
@@ -339,6 +341,11 @@ class _Comparison:
         size = self._count * self._codec.width
         arrived = await self._runtime.exchange("compare deal", {}, {HELPER: size})
         return self._codec.unpack(arrived[HELPER])
+
+
+def fixed(x: float, bits: int = FRACTIONAL_BITS) -> int:
+    """A public number as a fixed-point number."""
+    return round(Fraction(x) * (1 << bits))
 
 
 def binary(values: Any, bits: int) -> NDArray[np.int64]:
