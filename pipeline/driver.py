@@ -1,7 +1,9 @@
 """One loop that plays a role over a channel.
 
-The loop never waits for a slow receiver while something has arrived: two
-parties that send to one another at the same time cannot block each other.
+The loop does not wait for a slow receiver while something has arrived, so that
+two parties that send to one another cannot block each other; only a party with
+`MAX_PENDING` answers unsent stops taking more in, and the roles are such that a
+party whose messages need no answer is never among those.
 Messages of a later role (`waiting_for`) are laid aside until that role plays;
 one sender's messages keep their order.
 """
@@ -16,6 +18,8 @@ from pipeline.messages import Message, Outgoing
 
 Result_co = TypeVar("Result_co", covariant=True)
 Result = TypeVar("Result")
+
+MAX_PENDING = 16  # answers not yet sent, before no more is taken in: bounds memory when a receiver is slow
 
 
 class Role(Protocol[Result_co]):
@@ -36,6 +40,9 @@ class Channel(Protocol):
     def free(self) -> bool: ...
 
     def send(self, receiver: int, message: Message) -> None: ...
+
+    def wait(self) -> None:
+        """Until `free`; messages that come meanwhile are kept."""
 
     def receive(self, *, block: bool) -> tuple[int, Message] | None:
         """The next message; None if there is none (or, when blocking, if the channel became free)."""
@@ -82,10 +89,14 @@ def drive(role: Role[Result], mailbox: Mailbox, later: tuple[type, ...] = ()) ->
             else:
                 channel.send(outgoing.receiver, outgoing.message)
         arrived = None
-        if role.result is None or (pending and not channel.free()):
+        if len(pending) <= MAX_PENDING and (role.result is None or not channel.free()):
             arrived = mailbox.next(takes, block=not pending or not channel.free())
+        elif not channel.free():
+            channel.wait()
         if arrived is not None:
-            pending.append(iter(role.receive(*arrived)))
+            outgoing_parts = role.receive(*arrived)
+            if outgoing_parts != ():
+                pending.append(iter(outgoing_parts))
 
 
 _MESSAGES: tuple[type, ...] = Message.__args__

@@ -125,15 +125,22 @@ class PipeChannel:
         self._connection.send(("send", receiver, bytes(wire.encode(message, self._session))))
 
     def receive(self, *, block: bool) -> tuple[int, Message] | None:
-        if block or self._connection.poll(0):
-            match self._connection.recv():
-                case ("sent",):
-                    self._free = True
-                case ("message", int(sender), bytes(data)):
-                    return sender, wire.decode(data, self._session)
-                case other:
-                    raise LocalProtocolError(f"the main process sent {other[0]!r}")
-        return None
+        if not self._arrived and (block or self._connection.poll(0)):
+            self._take()
+        return self._arrived.popleft() if self._arrived else None
+
+    def wait(self) -> None:
+        while not self._free:
+            self._take()
+
+    def _take(self) -> None:
+        match self._connection.recv():
+            case ("sent",):
+                self._free = True
+            case ("message", int(sender), bytes(data)):
+                self._arrived.append((sender, wire.decode(data, self._session)))
+            case other:
+                raise LocalProtocolError(f"the main process sent {other[0]!r}")
 
 
 class PipeProgress:

@@ -40,7 +40,7 @@ def _freeze(array: Bytes | Words, dtype: type, ndim: int) -> None:
     array.flags.writeable = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class KeyContribution:
     """Controller to controller: its part of the key of the keyed hash."""
 
@@ -128,7 +128,7 @@ class MaskedShare:
         _check_part(self.first, self.total, len(self.ciphertexts))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ShareKey:
     """Dealer to the next party: the key of its pseudorandom Shamir shares."""
 
