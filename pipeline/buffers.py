@@ -170,7 +170,7 @@ class Link:
         self._lock = threading.Lock()
         self._outgoing = bytearray()
         self._woken = False
-        self._early: list[bytes] = []  # what came before there was a receiver
+        self._early = bytearray()  # what came before there was a receiver
         self._receiver: tuple[OnData, OnLost] | None = None
         self._loss: Exception | None = None
 
@@ -205,8 +205,8 @@ class Link:
         if self._receiver is not None:
             self._receiver[0](data)
             return
-        self._early.append(data)
-        if sum(map(len, self._early)) > self._limit:
+        self._early += data
+        if len(self._early) > self._limit:
             self._overflowed(self.peer)
 
     def lose(self, error: Exception) -> None:
@@ -221,8 +221,8 @@ class Link:
 
     def _attach(self, on_data: OnData, on_lost: OnLost) -> None:
         self._receiver = (on_data, on_lost)
-        early, self._early = self._early, []
+        early, self._early = bytes(self._early), bytearray()
         if early:
-            on_data(b"".join(early))
+            on_data(early)
         if self._loss is not None:
             on_lost(self._loss)

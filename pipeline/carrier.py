@@ -160,6 +160,7 @@ class Carrier:
 
     def say_done(self) -> None:
         """Tell everybody, after all that is still to be sent, that this party needs nothing more."""
+        self._session.is_done = True
         for peer in self._peers.values():
             peer.last_frame = encode(Done())
             peer.idle.clear()
@@ -290,8 +291,11 @@ class Carrier:
             return web.Response(status=410)
         try:
             return await handler(request)
-        except (OSError, aiohttp.ClientError, web.RequestPayloadError):
-            return web.Response(status=400)  # the caller's connection broke
+        except web.HTTPException:
+            raise
+        except Exception:  # most often the caller's connection broke
+            log.debug("a request failed", exc_info=True)
+            return web.Response(status=500)
 
     def _calling(self, request: web.Request) -> Peer:
         party = self._caller(request, self._pins)
@@ -484,9 +488,8 @@ class Carrier:
         except Broken as broken:
             assert broken.__cause__ is not None  # noqa: S101
             trouble = self._diagnose(peer.party, broken.__cause__)
-            raise self._session.end(
-                PeerError(f"{name} {trouble.words}"), trouble.code or AbortCode.PEER_LOST, party
-            ) from broken
+            error = PeerError(f"messages no longer reach {name}: it {trouble.words}; start again at all parties")
+            raise self._session.end(error, trouble.code or AbortCode.PEER_LOST, party) from broken
         except Stalled:
             self.stalled(f"{name} has not taken a message", party)
 

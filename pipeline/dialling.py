@@ -136,7 +136,7 @@ def _status(status: int, peer: Party, own_certificate: bytes) -> Trouble:
     if status == _ENDING:
         return Trouble("is just ending another run")
     if status in _BEHIND_A_PROXY:
-        return Trouble(f"is not running yet behind {peer.url}")
+        return Trouble(f"is not running behind {peer.url}")
     if status == 409:
         words = "already has a connection with this party: is it running twice? End one of the two and start again"
         return Trouble(words, AbortCode.CONNECTED_TWICE)
@@ -148,7 +148,7 @@ def _status(status: int, peer: Party, own_certificate: bytes) -> Trouble:
 
 def _unreachable(error: OSError, peer: Party) -> str:
     if isinstance(error, socket.gaierror):
-        return f"has an address whose host name is not known here ({peer.url})"
+        return f"has an address whose host name is not known here: {peer.url}"
     if isinstance(error, ConnectionRefusedError):
-        return f"is not running yet at {peer.url}"
+        return f"does not answer at {peer.url} (connection refused)"
     return f"cannot be reached at {peer.url} ({(error.strerror or type(error).__name__).lower()})"

@@ -22,7 +22,7 @@ import yarl
 from aiohttp import web
 
 from pipeline.buffers import Accepted, Duplicate, Incoming, Outbox, OutOfOrder, Parcel, Shared, TransportSettings
-from pipeline.dialling import CONNECT_SECONDS, delays
+from pipeline.dialling import CONNECT_SECONDS, Unwelcome, delays
 from pipeline.messages import MAX_MESSAGE_BYTES
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ ROUTE = "/v1/message/{session:[0-9a-f]{64}}/{sequence:[0-9]{1,9}}"
 
 _WRITE_BYTES = 256 << 10  # bytes of a body handed to the connection at a time
 _SLOWEST = 16 << 10  # bytes a second; a request slower than this counts as broken
+_LATER = 503
+_BROKEN_ON_THE_WAY = (408, 500, 502, 504)
 _BUSY_PAUSE = 0.05  # seconds; the receiver has already held the request before it said "later"
 
 
@@ -93,6 +95,8 @@ class Sender:
         while True:
             try:
                 status = await self._attempt(session, parcel)
+                if status in _BROKEN_ON_THE_WAY:
+                    raise Unwelcome(status)
             except (aiohttp.ClientError, OSError) as error:
                 broken = clock() if broken is None else broken
                 if self._lasting(error) or clock() - broken > self._settings.resend:
@@ -102,7 +106,7 @@ class Sender:
                 continue
             if status == 204:
                 return
-            if status != 503:
+            if status != _LATER:
                 raise NotTaken(status)
             if clock() - started > self._settings.patience:
                 raise Stalled
@@ -196,8 +200,8 @@ class Receiver:
             return 503
         kept = False
         try:
-            body = await _read(content)
-            if len(body) != size or hashlib.sha256(body).hexdigest() != digest:
+            body = await _read(content, size)
+            if hashlib.sha256(body).hexdigest() != digest:
                 return 400
             kept = not self._closed and isinstance(self._incoming.judge(sequence, digest), Accepted)
             return self._keep(body, digest) if kept else 409
@@ -228,8 +232,9 @@ class Receiver:
         return 204
 
 
-async def _read(content: aiohttp.StreamReader) -> bytes:
+async def _read(content: aiohttp.StreamReader, size: int) -> bytes:
+    """The body; no more than one byte above `size` of it, for a body may be compressed."""
     body = bytearray()
     async for chunk in content.iter_any():
-        body += chunk
+        body += chunk[: size + 1 - len(body)]
     return bytes(body)

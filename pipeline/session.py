@@ -299,6 +299,7 @@ class Session:
         self._differing: list[Contents] = []  # another agreement than ours
         self.states: dict[int, PeerState] = {p.id: Absent() for p in agreement.parties if p.id != party_id}
         self.identifier: bytes | None = None
+        self.is_done = False  # this party needs nothing more, and has said so
 
     @property
     def missing(self) -> tuple[int, ...]:
@@ -341,6 +342,8 @@ class Session:
                 return []
             case Stream(), Greeted() | Joined() if self.identifier is not None:
                 return []
+            case Abort(), _ if self.finished and self.is_done:
+                return []  # what others do after the end is nothing to us
             case Abort(), _:
                 raise self._stopped_by(peer, frame)
             case Hello(), Connected():
@@ -360,7 +363,7 @@ class Session:
         if notice.code is AbortCode.AGREEMENTS_DIFFER:
             # So that everybody can name the keys, whoever differs from whom.
             frames = [self._contents(), *self._differing, notice]
-        return [(p, frame) for p, s in self.states.items() if not isinstance(s, Absent | Finished) for frame in frames]
+        return [(peer, frame) for peer, s in self.states.items() if not isinstance(s, Absent) for frame in frames]
 
     def end(self, error: PipelineError, code: AbortCode, party: int | None = None) -> SessionEnded:
         """To be raised: this party stops because of `error`."""

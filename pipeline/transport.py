@@ -162,13 +162,15 @@ class Node:
     def abort(self, code: AbortCode, party: int | None = None) -> None:
         """Tell the others why this party stops, and about whom, and end; waits until they have heard, for seconds.
 
-        Does nothing after a failure: the others have heard of that.
+        Does nothing after a failure: the others hear of that without it.
         """
         with self._shared.changed:
+            if self._shared.failure is not None:
+                return
             self._shared.stopped = True
             self._shared.changed.notify_all()
         if self._thread is not None:
-            with suppress(TimeoutError, RuntimeError):
+            with suppress(LocalProtocolError):
                 self._thread.run(self._thread.carrier.stop(code, party))
 
     def finish(self, timeout: float) -> None:
@@ -254,10 +256,19 @@ class _NetworkThread:
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Do `work` in this thread and wait for its result."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_HURRY_SECONDS)
+        if threading.current_thread() is self._thread or self._loop.is_closed():
+            work.close()
+            raise LocalProtocolError("the network's thread cannot wait for itself, nor anybody for it after its end")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(_HURRY_SECONDS)
+        except TimeoutError:
+            if future.done():
+                raise
+            raise LocalProtocolError("the network's thread does not answer") from None
 
     def end(self) -> None:
-        with suppress(TimeoutError, RuntimeError):
+        with suppress(LocalProtocolError):
             self.run(self.carrier.close())
         self.post(self._loop.stop)
         self._thread.join(_HURRY_SECONDS)

@@ -9,6 +9,8 @@ For processes of their own, `parties` gives agreement and local files.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -74,6 +76,52 @@ def new_node(path: Path, party: int, settings: TransportSettings = QUICK, **loca
     """The node of a party, not started; `local` replaces settings of its own file."""
     agreement, own = load(path, party)
     return Node(agreement, replace(own, **local), party, settings=settings)
+
+
+def party_process(answers: Any, path: Path, party: int, settings: TransportSettings, act: Callable[..., Any]) -> None:
+    """What a party's process does: it connects, then sends back what comes of `act(node, answers)`."""
+    node = new_node(path, party, settings)
+    try:
+        node.start()
+        node.connect(WAIT, lambda names: None)
+        answers.send("connected")
+        answers.send(outcome(lambda: act(node, answers)))
+    except BaseException as error:
+        answers.send(error)
+    finally:
+        node.close()
+
+
+class PartyProcess:
+    """A party in a process of its own."""
+
+    def __init__(self, path: Path, party: int, act: Callable[..., Any], settings: TransportSettings = QUICK) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.answers, theirs = context.Pipe()
+        self.process = context.Process(target=party_process, args=(theirs, path, party, settings, act), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def answer(self, timeout: float = WAIT) -> Any:
+        """The next thing the process sends."""
+        assert self.answers.poll(timeout), "the process has not answered"
+        return self.answers.recv()
+
+    def signal(self, number: int) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def __enter__(self) -> PartyProcess:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+def until_failure(node: Node, answers: Any) -> Any:
+    """Wait for a message, which is never sent."""
+    return node.receive(2 * WAIT)
 
 
 @contextmanager

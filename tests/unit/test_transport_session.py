@@ -69,7 +69,7 @@ class Wires:
         self.reachable()
 
     def reachable(self):
-        for me, session in enumerate(self.sessions):
+        for session in self.sessions:
             for peer in session.states:
                 session.reached(peer)
                 assert session.missing
@@ -211,7 +211,9 @@ def test_a_long_list_of_differing_keys_is_cut():
     assert str(wires.ended[0].error).count(",") <= MAX_NAMED_KEYS
 
 
-@pytest.mark.parametrize("theirs", [b"", b"nonsense", b"[]", b"[" * 100_000, canonical_json({"study": 3}), b'{"a":1,"a":2}'])
+@pytest.mark.parametrize(
+    "theirs", [b"", b"nonsense", b"[]", b"[" * 100_000, canonical_json({"study": 3}), b'{"a":1,"a":2}']
+)
 def test_contents_that_are_no_agreement_are_refused_with_a_sentence(theirs):
     session = Session(AGREEMENT, 0, bytes(32))
     session.connected(1)
@@ -285,6 +287,23 @@ def test_a_peer_that_is_done_may_leave():
     assert all(session.finished for session in wires.sessions)
     wires.act(0, lambda s: s.lost(1, "has died"))
     assert not wires.ended
+
+
+def test_a_party_that_is_done_is_told_why_another_stops():
+    wires = Wires().all()
+    wires.act(0, lambda s: s.receive(2, Done()))
+    sendings = wires.sessions[0].farewell(Abort(AbortCode.INTERRUPTED, 0))
+    assert {receiver for receiver, _ in sendings} == {1, 2}
+
+
+def test_after_the_end_nobody_can_stop_a_party():
+    session = Wires().all().sessions[0]
+    session.receive(1, Done())
+    session.receive(2, Done())
+    with pytest.raises(SessionEnded):
+        session.receive(1, Abort(AbortCode.PEER_STALLED, 1))
+    session.is_done = True
+    assert session.receive(1, Abort(AbortCode.PEER_STALLED, 1)) == []
 
 
 def test_done_may_come_before_the_third_is_known_to_be_ready():

@@ -229,7 +229,7 @@ def test_no_session_can_be_resumed(study):
 def test_a_key_of_another_certificate_is_an_error_of_the_own_input(study):
     agreement, local = study
     wrong = replace(local[0], private_key=local[1].private_key)
-    with pytest.raises(ConfigError, match="insurer.key"):
+    with pytest.raises(ConfigError, match=r"insurer\.key"):
         client_context(wrong, agreement.party(1))
 
 
