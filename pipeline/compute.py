@@ -51,7 +51,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Part: TypeAlias = Bytes | range  # rows; a range where only their number counts
 
-POWERS_A_JOB = 64  # ciphertexts; 0.6 s of decryption at 3072 bits, so that closing and cancelling do not take long
+POWERS_A_JOB = 32  # ciphertexts; 0.02 to 0.3 s: shipping does not count, closing does not take long
 PRODUCTS_A_JOB = 2048  # ciphertexts; multiplying one takes about as long as shipping it
 JOB_SECONDS = 600  # without any job done; a machine that needs longer for one is stuck
 

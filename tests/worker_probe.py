@@ -50,10 +50,14 @@ class Die:
         return rows
 
 
-def told(workers: Workers, jobs: int = 6) -> list[dict[str, Any]]:
-    """Return what the workers tell of themselves."""
-    (answers,) = workers.map_parts(Tell(), [np.zeros((jobs, 1, 1), np.uint8)])
-    return [json.loads(answer.tobytes()) for answer in answers]
+def told(workers: Workers, count: int) -> list[dict[str, Any]]:
+    """Return what each of `count` workers tells of itself."""
+    facts: dict[int, dict[str, Any]] = {}
+    deadline = time.monotonic() + 30
+    while len(facts) < count and time.monotonic() < deadline:
+        (answers,) = workers.map_parts(Tell(), [np.zeros((2 * count, 1, 1), np.uint8)])
+        facts |= {fact["pid"]: fact for fact in (json.loads(answer.tobytes()) for answer in answers)}
+    return list(facts.values())
 
 
 def wait_without_the_kernel(sender: Any) -> None:
@@ -79,7 +83,7 @@ def main(what: str) -> None:
     """Start workers or a process, print their identifiers, then wait to be killed."""
     context = multiprocessing.get_context("spawn")
     if what == "workers":
-        print(json.dumps(sorted({fact["pid"] for fact in told(Workers.spawn(2, None))})), flush=True)
+        print(json.dumps([fact["pid"] for fact in told(Workers.spawn(2, None), 2)]), flush=True)
     else:
         receiver, sender = context.Pipe(duplex=False)
         target = {"watched": wait_without_the_kernel, "stopped": wait_stopped}[what]
