@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from attacks import VECTORS
 
+from pipeline import fixed_point
 from pipeline.errors import LocalProtocolError
 from pipeline.packing import (
     VALUE_BOUND,
@@ -46,6 +47,10 @@ def test_slots_of_a_sum_are_those_of_the_vectors(case: dict[str, Any]) -> None:
     content = bytes.fromhex("".join(case["sums"]))
     sums = np.frombuffer(content, np.uint8).reshape(rows, -1, plaintext_bytes(case["bits"]))
     assert _hex(slots_of(sums, width)) == case["slots"]
+
+
+def test_slots_take_every_value_the_encoding_makes() -> None:
+    assert fixed_point.VALUE_BOUND == VALUE_BOUND
 
 
 def test_a_plaintext_has_17_slots_at_2048_bits_and_25_at_3072() -> None:
