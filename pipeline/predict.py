@@ -267,7 +267,8 @@ class Prediction:
     def sentence(self) -> str:
         without = "row has" if self.incomplete == 1 else "rows have"
         rest = f"; {self.incomplete} {without} a missing value and no prediction" if self.incomplete else ""
-        return f"{self.rows - self.incomplete} predictions written to {self.output}{rest}"
+        made = self.rows - self.incomplete
+        return f"{made} prediction{'' if made == 1 else 's'} written to {self.output}{rest}"
 
 
 def predict(

@@ -89,7 +89,9 @@ def test_a_row_with_a_missing_value_gets_an_empty_prediction_and_is_counted(tmp_
     assert [line.rpartition(",")[2] for line in text.splitlines()[1:]] == ["", "25.0", "", ""]
     assert (report.rows, report.incomplete) == (4, 3)
     assert report.sentence.endswith("; 3 rows have a missing value and no prediction")
-    assert "1 row has a" in Prediction(Path("x"), 2, 1).sentence
+    assert Prediction(Path("x"), 2, 1).sentence == (
+        "1 prediction written to x; 1 row has a missing value and no prediction"
+    )
 
 
 def test_an_unknown_level_is_an_error_with_its_line(tmp_path: Path) -> None:
