@@ -120,9 +120,17 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from pipeline.config import MISSING
     from pipeline.predict import predict
 
-    report = predict(options.model, options.data, options.output)
+    report = predict(
+        options.model,
+        options.data,
+        options.output,
+        decimal=options.decimal,
+        encoding=options.encoding,
+        missing=tuple(options.missing) if options.missing is not None else MISSING,
+    )
     sys.stdout.write(report.sentence + "\n")
     return 0
 
@@ -168,4 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", type=Path, required=True, metavar="FILE", help="result.json")
     sub.add_argument("--data", type=Path, required=True, metavar="FILE", help="the table, .csv or .parquet")
     sub.add_argument("--output", type=Path, required=True, metavar="FILE", help="the table with predictions")
+    sub.add_argument("--decimal", choices=(".", ","), default=".", help="the decimal sign of the table (.)")
+    sub.add_argument("--encoding", default="utf-8", help="the encoding of the table (utf-8)")
+    sub.add_argument("--missing", action="append", metavar="CODE", help="a missing value; may be given again")
     return parser

@@ -31,6 +31,7 @@ from pipeline.compute import Workers, cores, die_with_parent, no_core_dump
 from pipeline.config import Agreement, Local
 from pipeline.driver import Mailbox, Role, drive
 from pipeline.errors import (
+    DataError,
     LocalProtocolError,
     OwnInputError,
     PeerError,
@@ -220,7 +221,10 @@ def _prepare(agreement: Agreement, local: Local, party_id: int) -> _OwnTable | N
     if party.role != "controller":
         return None
     prepared = prepare(party, local, permutation=lambda n: random_order(n, secrets.token_bytes))
-    return _OwnTable(prepared, encode(prepared.values, party))
+    try:
+        return _OwnTable(prepared, encode(prepared.values, party))
+    except DataError as error:
+        raise DataError(f"{local.data}: {fault}" for fault in error.faults) from error
 
 
 def _join_role(
