@@ -388,6 +388,7 @@ def _check_columns(table: Table, party: Party) -> None:
         _check_ranges(table, party.ranges, (*party.features, *uses["outcome"]))
     for name in repeated(party.names):
         table.fault("categories", f"makes two coefficients with the name {shown(name)}; rename a column")
+    # As one controller has the outcome, this also keeps a study from having no feature at all.
     if not any(table.values.get(key) for key in ("features", "categories", "outcome")):
         table.fault("features", "is missing or empty, and so are categories and outcome; name what this party brings")
 
@@ -444,8 +445,6 @@ def _check_columns_together(top: Table, parties: Sequence[Party]) -> None:
     if len(outcomes) != 1:
         where = f"at {' and '.join(outcomes)}" if outcomes else "at no controller"
         top.fault("outcome", f"is named {where}; exactly one controller must have it")
-    if not any(party.columns for party in controllers):
-        top.fault("features", "and categories are empty at every controller; a model needs at least one")
 
 
 # --- addresses and certificates -------------------------------------------------------------------

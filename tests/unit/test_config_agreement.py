@@ -191,6 +191,7 @@ ONE_FAULT = [
     # certificates
     ('certificate = "certificates/hospital.pem"\n', "", HOSPITAL + "certificate is missing"),
     ("certificates/hospital.pem", "certificates/no.pem", HOSPITAL, '"certificates/no.pem" does not exist'),
+    ("certificates/hospital.pem", "x" * 5000, HOSPITAL, "cannot be read (File name too long)"),
     ("certificates/hospital.pem", "certificates", HOSPITAL, '"certificates" is not a file'),
     ("certificates/hospital.pem", "", HOSPITAL + "certificate must not be empty"),
     ('"certificates/hospital.pem"', "[]", HOSPITAL + "certificate must name at least one"),
@@ -219,6 +220,7 @@ ONE_FAULT = [
     ('["patient_id"]', '[" "]', HOSPITAL + "identifier must not hold an empty text"),
     ('["[0-9]{9}"]', f'["{"a" * 1001}"]', HOSPITAL + "identifier_pattern number 1 is not a valid regular expression"),
     ('["[0-9]{9}"]', '["([0-9]"]', HOSPITAL + "identifier_pattern number 1 is not a valid regular expression"),
+    ('["[0-9]{9}"]', '[""]', HOSPITAL + "identifier_pattern number 1 is not a valid regular expression"),
     ('["[0-9]{9}"]', '["a", "b"]', HOSPITAL + "identifier_pattern must hold 1 of them"),
     ('["[0-9]{9}"]', '"[0-9]{9}"', HOSPITAL + "identifier_pattern must be a list of texts"),
     ('["insured_id"]', '["name", "born"]', "identifier must name as many columns at one controller as at the other"),
@@ -353,9 +355,9 @@ def test_what_cannot_be_parsed_is_one_fault_with_the_line(folder: Path, content:
     assert re.match(words, fault), fault
 
 
-@pytest.mark.parametrize("name", ["no/such/study.toml", "."])
+@pytest.mark.parametrize("name", ["no/such/study.toml", ".", "x" * 5000])
 def test_what_is_no_file_is_one_fault(folder: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=r"does not exist|is not a file"):
+    with pytest.raises(ConfigError, match=r"does not exist|is not a file|cannot be read"):
         load_agreement(folder / name)
 
 
@@ -407,6 +409,19 @@ def test_columns_and_names_come_in_the_order_of_the_coefficients(folder: Path) -
     assert (hospital.width, insurer.width) == (6, 2)
     assert agreement.outcome_party is hospital
     assert agreement.third_party.columns == ()
+
+
+def test_the_bounds_themselves_are_allowed(folder: Path) -> None:
+    bounds = (("= 0.1", "= 0"), ("= 50", "= 10"), ("= 3072", "= 8192"), ("1e-6", "1"), ("= 1000", "= 1"))
+    agreement = load(folder, changed(*bounds))
+    assert (agreement.model.alpha, agreement.study.min_records, agreement.model.max_iterations) == (0.0, 10, 1)
+
+
+def test_a_pattern_that_python_may_read_otherwise_one_day_gives_no_warning(
+    folder: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    load(folder, changed(("[0-9]{9}", "[[a-z]]")))
+    assert not recwarn
 
 
 def test_parties_are_sorted_by_id(folder: Path) -> None:

@@ -100,6 +100,7 @@ ONE_FAULT: list[tuple[dict[str, object], str, str]] = [
     ({"listen": "127.0.0.1:65536"}, "listen must be host and port", ""),
     ({"listen": "127.0.0.1:١"}, "listen must be host and port", ""),
     ({"listen": "::1:8440"}, "listen must be host and port", "[::1]:8440"),
+    ({"listen": "[::1:8440"}, "listen must be host and port", ""),
     ({"listen": "[localhost]:8440"}, "listen must be host and port", ""),
     ({"listen": "https://127.0.0.1:8440"}, "listen must be host and port", ""),
     ({"listen": 8440}, "listen must be text", ""),
