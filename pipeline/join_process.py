@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from pipeline import bounds, wire
+from pipeline import bounds, matching, wire
 from pipeline.compute import Workers, cores, die_with_parent, no_core_dump
 from pipeline.config import Agreement, Local
 from pipeline.driver import Mailbox, Role, drive
@@ -42,7 +42,7 @@ from pipeline.errors import (
 from pipeline.fixed_point import EncodedTable, encode
 from pipeline.messages import Message, ShamirShare, ShareKey
 from pipeline.paillier import KeyPair
-from pipeline.preprocess import PreparedTable, prepare, random_order
+from pipeline.preprocess import PreparedTable, prepare
 from pipeline.psi import Controller, PaillierWorkers, ThirdParty
 from pipeline.psi_states import AdditiveShares, Matched, Setting, Table
 from pipeline.share_convert import ControllerSharing, GramShare, SharingSetting, ThirdPartySharing
@@ -185,6 +185,19 @@ class _OwnTable:
     prepared: PreparedTable
     encoded: EncodedTable
 
+    def remains(self) -> _Remains:
+        return _Remains(self.encoded.exponents, self.encoded.offsets, self.prepared.read, self.prepared.dropped)
+
+
+@dataclass(frozen=True)
+class _Remains:
+    """What is needed of a controller's table when its rows are gone."""
+
+    exponents: tuple[int, ...]
+    offsets: tuple[int, ...]
+    read: int
+    dropped: Mapping[str, int]
+
 
 def _steps(connection: Connection, agreement: Agreement, local: Local, party_id: int) -> JoinResult:
     clock = _Clock()
@@ -205,14 +218,17 @@ def _steps(connection: Connection, agreement: Agreement, local: Local, party_id:
         del keypair
         role = _join_role(party_id, setting, own, cryptography, progress)
         joined = drive(role, mailbox, (ShareKey, ShamirShare))
+        del role
+    remains = own.remains() if own is not None else None
+    del own  # the table is not needed for what follows
     seconds["join"] = clock.lap()
     gram = drive(_sharing_role(agreement, party_id, session, joined, progress), mailbox)
     seconds["share"] = clock.lap()
-    if own is None or not isinstance(joined, AdditiveShares):
+    if remains is None or not isinstance(joined, AdditiveShares):
         return JoinResult(gram, None, None, 0, {}, seconds)
-    exponents = {party_id: own.encoded.exponents, setting.peer(party_id): joined.peer_exponents}
+    exponents = {party_id: remains.exponents, setting.peer(party_id): joined.peer_exponents}
     in_order = tuple(e for controller in setting.controllers for e in exponents[controller])
-    return JoinResult(gram, in_order, own.encoded.offsets, own.prepared.read, own.prepared.dropped, seconds)
+    return JoinResult(gram, in_order, remains.offsets, remains.read, remains.dropped, seconds)
 
 
 def _prepare(agreement: Agreement, local: Local, party_id: int) -> _OwnTable | None:
@@ -220,7 +236,7 @@ def _prepare(agreement: Agreement, local: Local, party_id: int) -> _OwnTable | N
     party = agreement.party(party_id)
     if party.role != "controller":
         return None
-    prepared = prepare(party, local, permutation=lambda n: random_order(n, secrets.token_bytes))
+    prepared = prepare(party, local, permutation=lambda n: matching.permutation(n, secrets.token_bytes))
     try:
         return _OwnTable(prepared, encode(prepared.values, party))
     except DataError as error:

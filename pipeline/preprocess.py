@@ -325,15 +325,6 @@ class _Rows:
         return found | {name: codes == ABSENT for name, codes in self.codes.items()}
 
 
-def random_order(n: int, random_bytes: Callable[[int], bytes]) -> NDArray[np.int64]:
-    """A uniform permutation of n rows: 64-bit sort keys, all drawn again on a tie."""
-    while True:
-        keys = np.frombuffer(random_bytes(8 * n), dtype=np.uint64)
-        order = np.argsort(keys)
-        if n < 2 or not (np.diff(keys[order]) == 0).any():
-            return order.astype(np.int64, copy=False)
-
-
 def prepare(party: Party, local: Local, *, permutation: Permutation) -> PreparedTable:
     """Read, check and clean a controller's table.
 

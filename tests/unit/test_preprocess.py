@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import pickle
-import secrets
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +14,7 @@ import pytest
 from own_table import controller, faults, in_file_order, local, prepared, write
 
 from pipeline.errors import DataError
-from pipeline.preprocess import CellRules, prepare, random_order, read_numbers
+from pipeline.preprocess import CellRules, prepare, read_numbers
 
 MIXED = controller(
     features=("age", "bmi"), categories={"smoker": ("no", "former", "yes"), "sex": ("f", "m")}, outcome="days"
@@ -218,23 +215,6 @@ def test_an_order_that_is_no_permutation_is_refused(tmp_path: Path, order: list[
         prepare(controller(), local(path), permutation=lambda n: np.array(order))
 
 
-def test_random_order_draws_again_on_a_tie() -> None:
-    draws = [b"\x01" * 24, (3).to_bytes(8, "little") + (1).to_bytes(8, "little") + (2).to_bytes(8, "little")]
-    assert random_order(3, lambda size: draws.pop(0)).tolist() == [1, 2, 0]
-    assert not draws
-
-
-def test_random_order_is_a_permutation_and_all_are_drawn() -> None:
-    order = partial(random_order, random_bytes=secrets.token_bytes)
-    assert sorted(order(1000).tolist()) == list(range(1000))
-    assert order(0).tolist() == []
-    assert order(1).tolist() == [0]
-    assert {tuple(order(3).tolist()) for _ in range(200)} == set(itertools.permutations(range(3)))
-
-
-# --- identifiers ----------------------------------------------------------------------------------
-
-
 def test_identifiers_are_text_as_they_stand(tmp_path: Path) -> None:
     cells = ["00123", "123", "1e3", "Null", "NA", "nan", "A", "a", "1.0", "x y"]
     table = prepared(tmp_path, "id,age\n" + "".join(f" {cell}\t,1\n" for cell in cells))
@@ -416,10 +396,11 @@ def test_csv_is_read_without_pyarrow_and_pandas(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from pipeline.config import Local, Party
-from pipeline.preprocess import prepare, random_order
+from pipeline.matching import permutation
+from pipeline.preprocess import prepare
 party = Party(0, "h", "controller", "https://h:1", (), identifier=("id",), features=("age",))
 local = Local(Path({str(path)!r}), Path("k"), b"", Path("o"), ("h", 1))
-prepare(party, local, permutation=lambda n: random_order(n, lambda size: bytes(range(size))))
+prepare(party, local, permutation=lambda n: permutation(n, lambda size: bytes(range(size))))
 sys.exit(len(sys.modules.keys() & {{"pandas", "pyarrow"}}))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=False)
