@@ -94,10 +94,16 @@ def test_what_has_not_the_form_of_an_agreement_is_refused(mine: dict[str, Any], 
         differences(mine, theirs)
 
 
-@pytest.mark.parametrize("theirs", [None, [], "x", {"model": {1: 2}}, {"model": float("nan")}, {"model": b""}])
-def test_what_is_no_json_table_is_refused(mine: dict[str, Any], theirs: object) -> None:
+@pytest.mark.parametrize("theirs", [None, [], "x", 3])
+def test_what_is_no_table_is_refused(mine: dict[str, Any], theirs: object) -> None:
     with pytest.raises(ValueError, match="canonical form"):
         differences(mine, theirs)
+
+
+@pytest.mark.parametrize("model", [{1: 2}, {"alpha": float("nan")}, {"alpha": b""}, {"alpha": (1,)}])
+def test_what_json_does_not_have_is_refused(mine: dict[str, Any], model: object) -> None:
+    with pytest.raises(ValueError, match="canonical form"):
+        differences(mine, mine | {"model": model})
 
 
 @pytest.mark.parametrize(
