@@ -109,6 +109,51 @@ class KeyPlaces:
     certificate: Path
 
 
+@dataclass(frozen=True)
+class Survey:
+    """Both files of a party as far as they could be read, with every fault found.
+
+    agreement, local : None if there is a fault in them.
+    table : the party and how to read its table, also where other things are wrong.
+    """
+
+    faults: tuple[str, ...]
+    agreement: Agreement | None
+    local: Local | None
+    table: tuple[Party, Local] | None
+
+
+def survey(
+    path: Path,
+    party_id: int,
+    local: Path | None = None,
+    *,
+    smallest_tolerance: Callable[[int], float] | None = None,
+    now: datetime | None = None,
+) -> Survey:
+    """Read both files of a party and find every fault in them.
+
+    path : the agreement; local : instead of `party-<id>.toml` beside it;
+    smallest_tolerance : number of features to what the arithmetic reaches.
+    """
+    faults: list[str] = []
+    moment = now or datetime.now(UTC)
+    readable: list[Party] = []
+    agreement = _read_agreement(path, True, moment, faults, readable)
+    party = next((party for party in readable if party.id == party_id), None)
+    if agreement is not None:
+        party = _party_of(agreement, party_id, faults)
+        if smallest_tolerance is not None:
+            faults += _tolerance_faults(agreement, smallest_tolerance(len(agreement.names)))
+    file = local or local_path(path, party_id)
+    settings = _read_local(file, party, moment, faults)
+    table = None
+    if party is not None and party.role == "controller":
+        reading = settings or _reading(file, party)
+        table = None if reading is None else (party, reading)
+    return Survey(tuple(faults), agreement, settings, table)
+
+
 def load(
     path: Path,
     party_id: int,
@@ -117,23 +162,11 @@ def load(
     smallest_tolerance: Callable[[int], float] | None = None,
     now: datetime | None = None,
 ) -> tuple[Agreement, Local]:
-    """Read both files of a party, so that the faults of both come in one ConfigError.
-
-    path : the agreement; local : instead of `party-<id>.toml` beside it;
-    smallest_tolerance : number of features to what the arithmetic reaches.
-    """
-    faults: list[str] = []
-    moment = now or datetime.now(UTC)
-    agreement = _read_agreement(path, True, moment, faults)
-    party = None
-    if agreement is not None:
-        party = _party_of(agreement, party_id, faults)
-        if smallest_tolerance is not None:
-            faults += _tolerance_faults(agreement, smallest_tolerance(len(agreement.names)))
-    settings = _read_local(local or local_path(path, party_id), party, moment, faults)
-    if faults or agreement is None or settings is None:
-        raise ConfigError(faults)
-    return agreement, settings
+    """Read both files of a party; arguments as `survey`. Raises ConfigError with the faults of both."""
+    found = survey(path, party_id, local, smallest_tolerance=smallest_tolerance, now=now)
+    if found.faults or found.agreement is None or found.local is None:
+        raise ConfigError(found.faults)
+    return found.agreement, found.local
 
 
 def load_agreement(path: Path, require_certificates: bool = True, now: datetime | None = None) -> Agreement:
@@ -190,7 +223,10 @@ def key_places(path: Path, party_id: int, local: Path | None = None) -> KeyPlace
 # --- the agreement --------------------------------------------------------------------------------
 
 
-def _read_agreement(path: Path, require_certificates: bool, now: datetime, faults: list[str]) -> Agreement | None:
+def _read_agreement(
+    path: Path, require_certificates: bool, now: datetime, faults: list[str], readable: list[Party] | None = None
+) -> Agreement | None:
+    """None if there is a fault; `readable` gets the parties that could be read all the same."""
     before = len(faults)
     content = read_toml(path, faults, "--config must name the agreement, study.toml")
     if content is None:
@@ -199,6 +235,8 @@ def _read_agreement(path: Path, require_certificates: bool, now: datetime, fault
     top.refuse_unknown(_TABLES, "table")
     study = _study(_section(top, "study"))
     parties = _parties(top, path.parent, now if require_certificates else None)
+    if readable is not None:
+        readable += parties
     join = _join(_section(top, "join"))
     model = _model(_section(top, "model"))
     if len(faults) > before:
@@ -600,6 +638,21 @@ def _read_local(path: Path, party: Party | None, now: datetime, faults: list[str
     return Local(
         data, private_key, certificate, output, listen, "," if decimal == "," else ".", _or(encoding, "utf-8"), missing
     )
+
+
+def _reading(path: Path, party: Party) -> Local | None:
+    """What reading the table takes, out of a local file with faults; they have been told already."""
+    unheard: list[str] = []
+    table = _local_table(path, unheard)
+    if table is None:
+        return None
+    before = len(unheard)
+    data = _data(table, path.parent, party)
+    decimal, encoding, missing = table.choice("decimal", (".", ",")), _encoding(table), _missing(table, party)
+    if data is None or len(unheard) > before:
+        return None
+    nowhere = path.parent
+    return Local(data, nowhere, b"", nowhere, ("", 0), "," if decimal == "," else ".", _or(encoding, "utf-8"), missing)
 
 
 def _data(table: Table, folder: Path, party: Party | None) -> Path | None:

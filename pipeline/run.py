@@ -41,9 +41,7 @@ def load(path: Path, party_id: int, local: Path | None) -> tuple[Agreement, Loca
     """The agreement and the local file, checked; raises ConfigError with every fault."""
     agreement, settings = config.load(path, party_id, local, smallest_tolerance=bounds.smallest_tolerance)
     model = agreement.model
-    bounds.plan(
-        MAX_ROWS, len(agreement.names), fit_intercept=model.fit_intercept, max_iterations=model.max_iterations
-    )
+    bounds.plan(MAX_ROWS, len(agreement.names), fit_intercept=model.fit_intercept, max_iterations=model.max_iterations)
     return agreement, settings
 
 

@@ -270,6 +270,11 @@ def test_the_last_bytes_of_a_link_arrive_before_the_end(tmp_path):
     with three_nodes(tmp_path) as network:
         network.connect()
         heard = Heard(network.nodes[2].link(0))
-        network.nodes[0].link(2).write(bytes(8 * MIB))
-        network.everywhere(lambda node: node.finish(10))
-        assert len(heard.wait(8 * MIB)) == 8 * MIB
+        network.nodes[0].link(2).write(bytes(32 * MIB))
+
+        def end(node):
+            node.finish(10)
+            node.close()
+
+        network.everywhere(end)
+        assert len(heard.data) == 32 * MIB

@@ -1,0 +1,118 @@
+"""The `check` command: agreement, local file and table of one party, with every fault in one go; talks to nobody."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import bounds, config
+from pipeline.config import Agreement, Local, Party
+from pipeline.errors import DataError, RangeError
+from pipeline.fixed_point import encode
+from pipeline.matching import permutation
+from pipeline.messages import MAX_ROWS
+from pipeline.preprocess import IdentifierSummary, TableSummary, prepare
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found. `agreement` and `table` are None where faults do not allow them."""
+
+    faults: tuple[str, ...]
+    agreement: Agreement | None
+    party_id: int
+    table: TableSummary | None
+
+
+def check(path: Path, party_id: int, local: Path | None = None) -> Report:
+    """Read everything a run of this party would read, and find every fault."""
+    found = config.survey(path, party_id, local, smallest_tolerance=bounds.smallest_tolerance)
+    faults = list(found.faults)
+    if found.agreement is not None:
+        faults += _range_faults(found.agreement)
+    table = None
+    if found.table is not None:
+        table = _check_table(*found.table, faults)
+    return Report(tuple(faults), found.agreement, party_id, table)
+
+
+def _range_faults(agreement: Agreement) -> list[str]:
+    model = agreement.model
+    try:
+        bounds.plan(
+            MAX_ROWS, len(agreement.names), fit_intercept=model.fit_intercept, max_iterations=model.max_iterations
+        )
+    except RangeError as error:
+        return list(error.faults)
+    return []
+
+
+def _check_table(party: Party, local: Local, faults: list[str]) -> TableSummary | None:
+    try:
+        prepared = prepare(party, local, permutation=lambda n: permutation(n, secrets.token_bytes))
+    except DataError as error:
+        faults += error.faults
+        return None
+    try:
+        encode(prepared.values, party)
+    except DataError as error:
+        faults += [f"{local.data}: {fault}" for fault in error.faults]
+    return prepared.summary
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print what a person wants to see before a run; no values."""
+    if report.agreement is not None:
+        _print_agreement(report.agreement, report.party_id, console)
+    if report.table is not None:
+        _print_table(report.table, report.agreement, console)
+    if not report.faults:
+        console.print("No fault found.")
+
+
+def _print_agreement(agreement: Agreement, party_id: int, console: Console) -> None:
+    console.print(f"Study {agreement.study.name}, agreement {agreement.digest}", highlight=False, soft_wrap=True)
+    console.print("Parties; compare the fingerprints with their owners, by telephone:")
+    for party in agreement.parties:
+        mark = ", this party" if party.id == party_id else ""
+        console.print(f"  {party.id} {party.name} ({party.role}{mark}) {party.url}", highlight=False, soft_wrap=True)
+        for der in party.certificates:
+            console.print(f"      {hashlib.sha256(der).hexdigest()}", highlight=False, soft_wrap=True)
+
+
+def _print_table(summary: TableSummary, agreement: Agreement | None, console: Console) -> None:
+    console.print(f"{summary.file}: {summary.read} rows read, {summary.complete} complete", soft_wrap=True)
+    for column, count in summary.dropped.items():
+        console.print(f"  dropped for a missing value in {column}: {count}")
+    for identifier in summary.identifiers:
+        console.print(f"  identifier {identifier.column}: {_looks(identifier)}")
+    table = Table(title="Columns")
+    for heading in ("column", "kind", "missing", "complete rows of each level"):
+        table.add_column(heading)
+    for entry in summary.columns:
+        levels = ", ".join(f"{level}: {count}" for level, count in entry.levels.items())
+        kind = "outcome" if entry.column == summary.outcome else entry.kind
+        table.add_row(entry.column, kind, str(entry.missing), levels)
+    console.print(table)
+    for words, names in (("constant", summary.constant), ("nearly constant", summary.nearly_constant)):
+        if names:
+            console.print(f"  {words} over the complete rows: {', '.join(names)}", soft_wrap=True)
+    if agreement is not None and summary.complete < agreement.study.min_records:
+        console.print(
+            f"  fewer complete rows than min_records = {agreement.study.min_records}: a run would be refused",
+            soft_wrap=True,
+        )
+
+
+def _looks(identifier: IdentifierSummary) -> str:
+    if identifier.shortest == identifier.longest:
+        length = f"{identifier.shortest} characters"
+    else:
+        length = f"{identifier.shortest} to {identifier.longest} characters"
+    signs = "digits only" if identifier.digits_only else "not only digits"
+    return f"{length}, {signs}, {identifier.leading_zeros} with leading zeros"

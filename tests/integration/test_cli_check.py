@@ -1,0 +1,56 @@
+"""`python -m pipeline check` as a person types it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from running import ROOT
+from studies import make_study
+
+HOSPITAL = "id,age,days\n007,50,3\n012,61,4\n013,70,9\n"
+INSURER = "id,income\n007,7\n012,9\n"
+
+
+def check(study: Path, party: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline", "check", "--party-id", str(party), "--config", str(study)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def test_a_sound_study_is_described_without_a_value(tmp_path: Path) -> None:
+    path = make_study(tmp_path, hospital_csv=HOSPITAL, insurer_csv=INSURER, model={"alpha": 0.1})
+    done = check(path)
+    assert done.returncode == 0, done.stderr
+    assert "3 rows read, 3 complete" in done.stdout
+    assert "3 characters, digits only, 3 with leading zeros" in done.stdout
+    assert len(re.findall(r"\b[0-9a-f]{64}\b", done.stdout)) == 4  # the digest and three fingerprints
+    for value in ("007", "50", "61", "70"):
+        assert not re.search(rf"(?<![\w:.]){value}(?![\w.])", done.stdout.split("Columns")[0].split("rows read")[1])
+
+
+def test_faults_of_agreement_local_file_and_table_come_together(tmp_path: Path) -> None:
+    hospital = HOSPITAL.replace("61", "sixty-one").replace("013,70", "013,7O")
+    path = make_study(
+        tmp_path,
+        hospital_csv=hospital,
+        insurer_csv=INSURER,
+        model={"alpha": -1, "tolerence": 1e-6},
+        local={0: {"decimals": ","}},
+    )
+    done = check(path)
+    assert done.returncode == 2
+    assert "alpha" in done.stderr
+    assert '"tolerance"' in done.stderr
+    assert '"decimal"' in done.stderr
+    assert re.search(r"age at line 3 and line 4|age at lines? 3", done.stderr), done.stderr
+    assert "sixty-one" not in done.stderr and "7O" not in done.stderr
+    assert re.search(r"\d+ faults", done.stderr.strip().splitlines()[-1])
+
+
+def test_the_third_party_has_no_table_to_check(tmp_path: Path) -> None:
+    path = make_study(tmp_path, hospital_csv=HOSPITAL, insurer_csv=INSURER, model={"alpha": 0.1})
+    done = check(path, 2)
+    assert done.returncode == 0, done.stderr
+    assert "rows read" not in done.stdout
