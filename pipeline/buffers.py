@@ -128,7 +128,7 @@ class Shared:
         self.stopped = False  # by this party itself
         self.session: bytes | None = None  # once all parties have it
         self.missing: tuple[int, ...] = ()
-        self.finished = False
+        self.finished = False  # everybody has said Done, and ours has left
         self.outboxes = {peer: Outbox(outbox_bytes) for peer in peers}
         self.inbox = Inbox(inbox_bytes)
 

@@ -205,7 +205,7 @@ class Carrier:
 
     async def close(self) -> None:
         """Close everything, orderly if everybody is done."""
-        if self._ending is None and self._session.finished:
+        if self._ending is None and self._shared.finished:
             self._ending = asyncio.get_running_loop().create_task(self._part())
         await self.stop(AbortCode.INTERRUPTED, None)
         for task in self._calls | self._work:
@@ -225,9 +225,8 @@ class Carrier:
         await self._within_farewell(self._hang_up(peer) for peer in self._peers.values())
 
     async def _part(self) -> None:
-        """Everybody is done: see that ours has left, then close."""
+        """Everybody is done and knows it of the others, or will when it reads on."""
         self._end_work()
-        await self._within_farewell(peer.idle.wait() for peer in self._peers.values() if peer.socket is not None)
         await self._within_farewell(self._hang_up(peer) for peer in self._peers.values())
 
     def _end_work(self) -> None:
@@ -267,9 +266,10 @@ class Carrier:
     def _publish(self) -> None:
         """Show the computation's thread where the session stands."""
         session = self._session
+        said = session.is_done and all(peer.idle.is_set() for peer in self._peers.values() if peer.socket is not None)
         with self._shared.changed:
             self._shared.missing = session.missing
-            self._shared.finished = session.finished
+            self._shared.finished = session.finished and said
             self._shared.session = session.identifier if session.established else None
             self._shared.changed.notify_all()
 
@@ -443,6 +443,8 @@ class Carrier:
                 while frame := peer.next_frame():
                     await socket.send_bytes(frame)
                 peer.idle.set()
+                if self._session.is_done:
+                    self._publish()
                 await peer.wake.wait()
                 peer.wake.clear()
 
