@@ -21,7 +21,7 @@ VALUE_BITS = 43  # every encoded value is below 2^43 in absolute value
 FRACTIONAL_BITS = 64
 RIDGE_BITS = 28  # the polish adds 2^-28 to the diagonal, and takes its effect out again by refinement
 COEFFICIENT_BITS = 16  # normalised coefficients: the certificate checks that they are below 2^16
-ITERATE_BITS = 20  # normalised iterates of the solver, and what is compared with them
+ITERATE_BITS = 30  # normalised iterates of the solver, and what is compared with them
 POLISH_BITS = 40  # iterates of the polish, also with a support that is not the right one
 THRESHOLD_LIMIT = 4  # a threshold of 1 removes everything; larger ones are cut here
 SPREAD_BITS = 8  # a column whose standard deviation is below 2^8 steps of its scale is refused
@@ -69,10 +69,10 @@ def masked_openings(features: int, max_iterations: int) -> int:
     columns = features + 2
     matrix = columns * (columns + 1)  # a symmetric matrix, truncated twice in a step of its inversion
     inversion = matrix * 26
-    attempts = 4 * (max_iterations // 60 + 1).bit_length() + 5
+    phases = 5 * (max_iterations // 75 + 1).bit_length() + 5
     preparation = 8 * matrix + columns * 400
     iterations = 3 * columns * max_iterations
-    return preparation + iterations + attempts * (inversion + 30 * columns)
+    return preparation + iterations + phases * (2 * inversion + 30 * columns)
 
 
 def smallest_tolerance(features: int) -> float:

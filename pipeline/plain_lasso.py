@@ -16,7 +16,7 @@ is accepted when it satisfies the optimality conditions.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -31,8 +31,10 @@ Matrix: TypeAlias = NDArray[np.float64]
 
 RELAXATION = 1.75
 # 1/rho, one phase after the other: a large rho suits strong penalties, a small one weak penalties on features that
-# are nearly dependent. Each solves what the others cannot within reasonable time; rounds of phases grow longer.
-INVERSE_RHOS = (5, 50, 500, 5000)
+# are nearly dependent, as features with large means are when there is no intercept. Each solves what the others
+# cannot within reasonable time; the phases of a later round are longer.
+INVERSE_RHOS = (3, 30, 300, 3000, 30000)
+INVERSE_RHOS_UNCENTRED = (3, 100, 3000, 100000, 3000000)
 FIRST_PHASE = 15  # iterations
 RIDGE = 2.0**-RIDGE_BITS
 REFINEMENTS = 6
@@ -91,11 +93,11 @@ class Support:
     sign: Vector
 
 
-def schedule(max_iterations: int) -> Iterator[Phase]:
+def schedule(max_iterations: int, fit_intercept: bool) -> Iterator[Phase]:
     """The phases, the same for everyone; the last one ends at `max_iterations`."""
     done = 0
     for stretch in itertools.count():
-        for inverse_rho in INVERSE_RHOS:
+        for inverse_rho in INVERSE_RHOS if fit_intercept else INVERSE_RHOS_UNCENTRED:
             iterations = min(FIRST_PHASE << stretch, max_iterations - done)
             yield Phase(inverse_rho, iterations)
             done += iterations
@@ -165,11 +167,13 @@ def soft_threshold(v: Vector, threshold: Vector) -> tuple[Vector, Support]:
     return support.active * v - support.sign * threshold, support
 
 
-def solve(correlation: Matrix, q: Vector, tau: Vector, tolerance: Vector, max_iterations: int) -> tuple[Vector, int]:
+def solve(
+    correlation: Matrix, q: Vector, tau: Vector, tolerance: Vector, phases: Iterable[Phase]
+) -> tuple[Vector, int]:
     """Return the normalised coefficients and the number of iterations; raises Refused when it does not converge."""
     d = len(q)
     z, dual, iterations = np.zeros(d), np.zeros(d), 0
-    for phase in schedule(max_iterations):
+    for phase in phases:
         rho = 1 / phase.inverse_rho
         shrink = inverse(correlation + rho * np.eye(d), rho, d + rho)
         u = dual / rho
@@ -183,14 +187,11 @@ def solve(correlation: Matrix, q: Vector, tau: Vector, tolerance: Vector, max_it
         b, support = polish(correlation, q, tau, tolerance, z, support)
         if conditions_hold(correlation, q, tau, tolerance, b, support):
             return b, iterations
-    raise Refused("not-converged", not_converged(max_iterations))
+    raise Refused("not-converged", not_converged(iterations))
 
 
-def not_converged(max_iterations: int) -> str:
-    return (
-        f"the fit has not converged within max_iterations = {max_iterations}; "
-        "agree on more iterations or a larger alpha"
-    )
+def not_converged(iterations: int) -> str:
+    return f"the fit has not converged within {iterations} iterations; agree on more of them or on a larger alpha"
 
 
 def polish(
@@ -233,7 +234,7 @@ def fit(gram: NDArray[np.object_], settings: Settings) -> Fit:
         raise Refused("constant-outcome", constant_outcome())
     correlation, q = correlations(of)
     tau, tolerance = thresholds(of, settings)
-    b, iterations = solve(correlation, q, tau, tolerance, settings.max_iterations)
+    b, iterations = solve(correlation, q, tau, tolerance, schedule(settings.max_iterations, settings.fit_intercept))
     varies = np.diag(of.centred)[:-1] > 0
     slopes = np.where(varies, b * np.sqrt(square[-1] / np.where(varies, square[:-1], 1)), 0)
     means = of.sums / of.records

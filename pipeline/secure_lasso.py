@@ -218,7 +218,7 @@ class SecureLasso:
     async def refuse_small_spread(self, norm: Scale, spread: Scale) -> None:
         """Refuse columns that vary, but so little that rounding to steps of their scale would show in the result.
 
-        The outcome's spread must not be too small against its mean either, when there is no intercept.
+        Nor may the spread be too small against the mean, when there is no intercept.
         """
         mpc = self.mpc
         least = ((self.n**2).bit_length() + 2 * SPREAD_BITS + 1) // 2  # 4^least >= n^2 4^SPREAD_BITS
@@ -226,10 +226,8 @@ class SecureLasso:
         comparable = await of_places(mpc, lambda i: int(abs(i) <= RATIO_BITS), norm.one_hot, norm.one_hot[-1:])
         faults = small.sum() + (norm.at_least[:, 0] - comparable).sum()
         if not self.model.fit_intercept:
-            near = await of_places(
-                mpc, lambda i: int(0 <= i <= MEAN_TO_SPREAD_BITS), norm.one_hot[-1:], spread.one_hot[-1:]
-            )
-            faults = faults + 1 - near[0]
+            near = await of_places(mpc, lambda i: int(0 <= i <= MEAN_TO_SPREAD_BITS), norm.one_hot, spread.one_hot)
+            faults = faults + (spread.at_least[:, 0] - near).sum()
         if not await mpc.is_zero("spread is too small", faults):
             raise Refused(
                 "spread",
@@ -269,7 +267,8 @@ class SecureLasso:
         """
         mpc, model, features = self.mpc, self.model, slice(self.d)
         if model.standardize:
-            per_norm = await self.per_norm(norm, [self.d], model.alpha, THRESHOLD_LIMIT)
+            limit = THRESHOLD_LIMIT << (0 if model.fit_intercept else MEAN_TO_SPREAD_BITS + 1)
+            per_norm = await self.per_norm(norm, [self.d], model.alpha, limit)
             tau = mpc.field.array(np.repeat(per_norm.value, self.d))
             relative = mpc.public([fixed(model.tolerance)] * self.d)
         else:
@@ -278,7 +277,8 @@ class SecureLasso:
         if not model.fit_intercept:
             ratios = await self.deviation_per_norm(norm, spread)
             if model.standardize:
-                tau = await mpc.product(tau, ratios[features], F, 2 * F + 8)
+                tau = await mpc.product(tau, ratios[features], F, 2 * F + MEAN_TO_SPREAD_BITS + 8)
+                tau = await self.at_most(THRESHOLD_LIMIT, tau)
                 relative = await mpc.product(relative, ratios[features], F, 2 * F + 8)
             relative = await mpc.product(relative, ratios[-1:], F, 2 * F + 8)
         floor = fixed(smallest_tolerance(self.d))
@@ -301,7 +301,12 @@ class SecureLasso:
 
         entered = await self.enter(table, limit, (len(columns), norm.places))
         selected = await mpc.reduce((entered * norm.one_hot[columns]).sum(axis=1))
-        return await mpc.product(selected, norm.rsqrt[columns], F, 2 * F + 8)
+        return await mpc.product(selected, norm.rsqrt[columns], F, 2 * F + MEAN_TO_SPREAD_BITS + 8)
+
+    async def at_most(self, limit: int, x: Shares) -> Shares:
+        excess = x - limit * ONE
+        above = await self.mpc.nonnegative(excess, F + MEAN_TO_SPREAD_BITS + 8)
+        return x - await self.mpc.reduce(above * excess)
 
     async def per_two_norms(self, norm: Scale, value: float) -> Shares:
         """Return value / (norm of the feature * norm of the outcome), cut at 1 to 4 times THRESHOLD_LIMIT.
@@ -374,7 +379,7 @@ class SecureLasso:
         steps: dict[int, tuple[Shares, Shares]] = {}
         z = u = mpc.public([0] * self.d)
         previous, iterations = 1, 0
-        for phase in schedule(self.model.max_iterations):
+        for phase in schedule(self.model.max_iterations, self.model.fit_intercept):
             if phase.inverse_rho not in steps:
                 steps[phase.inverse_rho] = await self.x_step(correlation, q, 1 / phase.inverse_rho)
             at_zero, linear = steps[phase.inverse_rho]
@@ -392,7 +397,7 @@ class SecureLasso:
             progress(iterations)
             if await self.conditions_hold(correlation, q, penalty, b, support):
                 return b, support, iterations
-        raise Refused("not-converged", plain_lasso.not_converged(self.model.max_iterations))
+        raise Refused("not-converged", plain_lasso.not_converged(iterations))
 
     async def x_step(self, correlation: Shares, q: Shares, rho: float) -> tuple[Shares, Shares]:
         """The relaxed step RELAXATION (R + rho I)^-1 (q + rho (z - u)) as a constant and a matrix for z - u."""
