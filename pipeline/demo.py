@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import secrets
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ THIRD_PARTY = "third-party"
 COLOURS = ("cyan", "green", "magenta")
 HEADING = "# Made for a demonstration: invented identifiers, all three parties on one machine."
 END_SECONDS = 15.0  # for the others to end by themselves when one party has failed
+UNHEARD_SECONDS = 2.0  # the same when it failed before it had called them, so that they wait for it
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +112,15 @@ def _require_own_folder(folder: Path) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    """Ports of this machine that nobody listens on now.
+
+    Below those from which systems take the near ends of their connections, or
+    such a connection might take one before the party listens there.
+    """
+    sockets: list[socket.socket] = []
+    while len(sockets) < count:
+        with suppress(OSError):
+            sockets.append(socket.create_server(("127.0.0.1", 10_000 + secrets.randbelow(20_000))))
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:
         each.close()
@@ -197,7 +207,8 @@ def _follow(names: Sequence[str], events: queue.SimpleQueue[Line | Ended], conso
                 running.discard(party)
                 if state != 0:
                     failures.append(ended)
-                    deadline = min(deadline, time.monotonic() + END_SECONDS)
+                    grace = UNHEARD_SECONDS if state == OwnInputError.exit_state else END_SECONDS
+                    deadline = min(deadline, time.monotonic() + grace)
     if failures:
         # A state of 4 is mostly the echo of what happened at another party.
         culprit = next((failure for failure in failures if failure.state != PeerError.exit_state), failures[0])

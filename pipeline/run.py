@@ -125,6 +125,7 @@ class JoinProcess:
         self._show = show
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._ended = threading.Event()
+        self._writing = threading.Lock()  # both pumps write to the pipe
 
     def __enter__(self) -> JoinProcess:
         # Python's resource tracker, a process that inherits these options, removes what a killed process has left
@@ -165,7 +166,7 @@ class JoinProcess:
         Raises what went wrong first: here, in the process or at a peer.
         """
         node.on_failure(self._events.put)
-        self._connection.send(("session", session))
+        self._tell("session", session)
         for pump in (self._outgoing, self._incoming):
             threading.Thread(target=pump, args=(node,), daemon=True).start()
         while True:
@@ -188,6 +189,10 @@ class JoinProcess:
             self._process.join()
             return ("failed", FailureReport(1, ("the process of steps 1 to 7 ended unexpectedly",)))
 
+    def _tell(self, *event: object) -> None:
+        with self._writing:
+            self._connection.send(event)
+
     def _outgoing(self, node: Node) -> None:
         while True:
             event = self._read()
@@ -198,7 +203,7 @@ class JoinProcess:
                 continue
             try:
                 node.send(event[1], event[2])
-                self._connection.send(("sent",))
+                self._tell("sent")
             except (PipelineError, OSError) as error:
                 self._events.put(error)
                 return
@@ -208,7 +213,7 @@ class JoinProcess:
             try:
                 arrived = node.receive(timeout=0.5)
                 if arrived is not None:
-                    self._connection.send(("message", *arrived))
+                    self._tell("message", *arrived)
             except (PipelineError, OSError) as error:
                 self._events.put(error)
                 return

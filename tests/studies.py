@@ -16,7 +16,6 @@ import csv
 import functools
 import io
 import json
-import socket
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 
 from pipeline.certificates import make_certificate, new_key
+from pipeline.demo import free_ports
 
 NAMES = ("hospital", "insurer", "third-party")
 HOST = "127.0.0.1"
@@ -86,15 +86,6 @@ def write_keys(folder: Path, name: str, host: str = HOST, now: datetime | None =
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     key_file.chmod(0o600)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens at, all different."""
-    sockets = [socket.create_server((HOST, 0)) for _ in range(count)]
-    ports: list[int] = [server.getsockname()[1] for server in sockets]
-    for server in sockets:
-        server.close()
-    return ports
 
 
 def toml(value: object) -> str:
