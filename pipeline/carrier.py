@@ -78,6 +78,7 @@ class Peer:
         self.silent = 0  # beats since the last frame came
         self.frames: deque[bytes] = deque()  # to be sent before what waits in `link`
         self.last_frame: bytes | None = None  # to be sent after it
+        self.streaming = False  # `link` may be sent from: the session stands
         self.wake = asyncio.Event()
         self.trouble = "has not called yet"
         link.wake = self.wake.set
@@ -85,7 +86,7 @@ class Peer:
     def next_frame(self) -> bytes | None:
         if self.frames:
             return self.frames.popleft()
-        if data := self.link.take(STREAM_BYTES):
+        if self.streaming and (data := self.link.take(STREAM_BYTES)):
             return STREAM_PREFIX + data
         last, self.last_frame = self.last_frame, None
         return last
@@ -120,6 +121,8 @@ class Carrier:
         self._calls: set[asyncio.Task[None]] = set()
         self._work: set[asyncio.Task[None]] = set()
         self._ending: asyncio.Task[None] | None = None
+        self._notice: Abort | None = None  # what others are told at the end, if it is not the orderly one
+        self._ended = asyncio.Event()
         self.failed: Callable[[PipelineError], None] = lambda error: None
 
     # Life
@@ -189,7 +192,7 @@ class Carrier:
         if self._ending is not None:
             return
         log.info("the run has ended: %s", ended)
-        self._ending = asyncio.get_running_loop().create_task(self._farewell(ended.notice))
+        self._end(ended.notice)
         with self._shared.changed:
             self._shared.failure = ended.error
             self._shared.changed.notify_all()
@@ -200,13 +203,14 @@ class Carrier:
     async def stop(self, code: AbortCode, party: int | None) -> None:
         """End the run for a reason of this party's own; returns when the others have been told, if they can be."""
         if self._ending is None:
-            self._ending = asyncio.get_running_loop().create_task(self._farewell(Abort(code, self._me.id, party)))
+            self._end(Abort(code, self._me.id, party))
+        assert self._ending is not None  # noqa: S101
         await asyncio.wait({self._ending})
 
     async def close(self) -> None:
         """Close everything, orderly if everybody is done."""
         if self._ending is None and self._shared.finished:
-            self._ending = asyncio.get_running_loop().create_task(self._part())
+            self._end(None)
         await self.stop(AbortCode.INTERRUPTED, None)
         for task in self._calls | self._work:
             task.cancel()
@@ -216,24 +220,27 @@ class Carrier:
             await self._runner.cleanup()
         for peer in self._peers.values():
             await peer.client.close()
+        await asyncio.sleep(0.01)  # closed connections let go of their sockets in the next turns of the loop
 
-    async def _farewell(self, notice: Abort) -> None:
-        """Tell everybody; then let them close first: closing over bytes not yet read would destroy the notice."""
-        self._end_work()
-        self._send(self._session.farewell(notice))
-        await self._within_farewell(peer.over.wait() for peer in self._peers.values())
-        await self._within_farewell(self._hang_up(peer) for peer in self._peers.values())
-
-    async def _part(self) -> None:
-        """Everybody is done and knows it of the others, or will when it reads on."""
-        self._end_work()
-        await self._within_farewell(self._hang_up(peer) for peer in self._peers.values())
-
-    def _end_work(self) -> None:
+    def _end(self, notice: Abort | None) -> None:
+        self._notice = notice
+        self._ended.set()
         for receiver in self._receivers.values():
             receiver.close()
         for task in self._work:
             task.cancel()
+        self._ending = asyncio.get_running_loop().create_task(self._farewell(notice))
+
+    async def _farewell(self, notice: Abort | None) -> None:
+        """Close all links; with a notice, tell everybody and let them close first.
+
+        Closing over bytes not yet read would destroy the notice. After the
+        orderly end everybody knows that all are done, or will when it reads on.
+        """
+        if notice is not None:
+            self._send(self._session.farewell(notice))
+            await self._within_farewell([*(peer.over.wait() for peer in self._peers.values()), _all(self._calls)])
+        await self._within_farewell(self._hang_up(peer) for peer in self._peers.values())
 
     async def _within_farewell(self, waits: Iterable[Coroutine[Any, Any, Any]]) -> None:
         tasks = [asyncio.ensure_future(wait) for wait in waits]
@@ -272,6 +279,10 @@ class Carrier:
             self._shared.finished = session.finished and said
             self._shared.session = session.identifier if session.established else None
             self._shared.changed.notify_all()
+        for peer in self._peers.values():
+            if session.established and not peer.streaming:
+                peer.streaming = True
+                peer.wake.set()
 
     # Calls from others
 
@@ -287,8 +298,6 @@ class Carrier:
     async def _only_parties(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if self._caller(request, self._pins) is None:
             return web.Response(status=403)
-        if self._ending is not None:
-            return web.Response(status=410)
         try:
             return await handler(request)
         except web.HTTPException:
@@ -304,9 +313,11 @@ class Carrier:
         return self._peers[party]
 
     async def _on_here(self, request: web.Request) -> web.StreamResponse:
-        return web.Response(status=204)
+        return web.Response(status=204 if self._ending is None else 410)
 
     async def _on_message(self, request: web.Request) -> web.StreamResponse:
+        if self._ending is not None:
+            return web.Response(status=410)
         return await self._receivers[self._calling(request).party.id].handle(request, self._session.identifier)
 
     async def _on_link(self, request: web.Request) -> web.StreamResponse:
@@ -316,6 +327,8 @@ class Carrier:
         if peer.socket is not None:
             log.warning("a second connection of %s was refused", peer.party.name)
             return web.Response(status=409)
+        if self._ending is not None and self._notice is None:
+            return web.Response(status=410)
         socket = web.WebSocketResponse(compress=False, max_msg_size=MAX_FRAME_BYTES, timeout=self._settings.farewell)
         peer.socket = socket
         try:
@@ -350,13 +363,14 @@ class Carrier:
                 self._bear(peer, self._diagnose(peer.party, error), patience)
             else:
                 if socket is None:
+                    peer.trouble = f"has not called; it may not reach this party at {self._me.url}"
                     self._send(self._session.reached(peer.party.id))
                     return
                 patience = Patience(self._settings.grace)
                 await self._talk(peer, socket)
-            if self._ending is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), delay)
                 return
-            await asyncio.sleep(delay)
 
     async def _dial(self, peer: Peer) -> aiohttp.ClientWebSocketResponse | None:
         """A link with a peer of higher id; None when one of lower id, which calls us, can be reached."""
@@ -376,14 +390,12 @@ class Carrier:
     def _bear(self, peer: Peer, trouble: Trouble, patience: Patience) -> None:
         log.debug("calling %s: it %s", peer.party.name, trouble.words)
         peer.trouble = trouble.words
-        if trouble.code is not None and patience.ends(trouble, asyncio.get_running_loop().time()):
+        if patience.ends(trouble, asyncio.get_running_loop().time()):
+            assert trouble.code is not None  # noqa: S101
             error = PeerError(f"{peer.party.name} {trouble.words}")
             raise self._session.end(error, trouble.code, peer.party.id)
 
     async def _talk(self, peer: Peer, socket: aiohttp.ClientWebSocketResponse) -> None:
-        if self._ending is not None:
-            await socket.close()
-            return
         peer.socket = socket
         try:
             self._send(self._session.reached(peer.party.id))
@@ -401,6 +413,9 @@ class Carrier:
         pump = asyncio.get_running_loop().create_task(self._pump(peer, socket))
         try:
             self._send(self._session.connected(peer.party.id))
+            if self._notice is not None:
+                farewell = self._session.farewell(self._notice)
+                self._send((receiver, frame) for receiver, frame in farewell if receiver == peer.party.id)
             async for message in socket:
                 peer.silent = 0
                 if message.type is not aiohttp.WSMsgType.BINARY or not self._take(peer, message.data):
@@ -494,6 +509,11 @@ class Carrier:
             raise self._session.end(error, trouble.code or AbortCode.PEER_LOST, party) from broken
         except Stalled:
             self.stalled(f"{name} has not taken a message", party)
+
+
+async def _all(tasks: set[asyncio.Task[None]]) -> None:
+    if tasks:
+        await asyncio.wait(set(tasks))
 
 
 async def _refuse_redirect(

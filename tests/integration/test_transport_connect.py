@@ -196,6 +196,30 @@ def test_every_reason_to_stop_reaches_the_others(tmp_path, code):
             network.nodes[1].receive(5)
 
 
+def test_who_calls_while_a_party_is_stopping_hears_why(tmp_path):
+    """The insurer stops while the third party does not close; the hospital comes just then."""
+    path = small_study(tmp_path)
+    nodes = [new_node(path, party) for party in range(3)]
+    for node in nodes:
+        node.start()
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            waiting = [pool.submit(outcome, lambda p=p: nodes[p].connect(WAIT, no_news)) for p in (1, 2)]
+            deadline = time.monotonic() + WAIT
+            while nodes[1]._shared.missing != (0,):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            nodes[2]._thread.post(lambda: time.sleep(QUICK.farewell * 0.7))  # does not answer for a while
+            stopping = pool.submit(nodes[1].abort, AbortCode.OWN_INPUT)
+            time.sleep(0.1)
+            error = outcome(lambda: nodes[0].connect(WAIT, no_news))
+            stopping.result()
+            assert "insurer stopped: its own input is wrong" in str(error)
+            assert "insurer stopped: its own input is wrong" in str(waiting[1].result())
+    finally:
+        at_once([node.close for node in nodes])
+
+
 def test_a_failure_is_told_to_callbacks_and_links_and_raised_everywhere(tmp_path):
     with three_nodes(tmp_path) as network:
         network.connect()

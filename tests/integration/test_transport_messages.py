@@ -252,6 +252,13 @@ def test_links_carry_bytes_both_ways_in_order(tmp_path):
         assert not any(h.lost for h in heard.values())
 
 
+def test_what_is_written_before_the_parties_are_connected_arrives_afterwards(tmp_path):
+    with three_nodes(tmp_path) as network:
+        network.nodes[0].link(2).write(b"early")
+        network.connect()
+        assert Heard(network.nodes[2].link(0)).wait(5) == b"early"
+
+
 def test_what_comes_before_a_receiver_is_kept_up_to_a_bound(tmp_path):
     with three_nodes(tmp_path, replace(QUICK, link_bytes=MIB)) as network:
         network.connect()
