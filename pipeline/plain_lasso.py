@@ -154,8 +154,9 @@ def thresholds(of: Moments, settings: Settings) -> tuple[Vector, Vector]:
     norms = np.sqrt(np.diag(of.squares)) / of.records
     deviations = np.sqrt(np.diag(of.centred)) / of.records
     weights = deviations[:-1] if settings.standardize else np.ones(len(norms) - 1)
-    relative = np.where(deviations[:-1] > 0, weights / np.where(norms[:-1] > 0, norms[:-1], 1), 0)
-    tau = np.minimum(settings.alpha * relative / norms[-1], THRESHOLD_LIMIT)
+    varies = deviations[:-1] > 0
+    relative = np.where(varies, weights / np.where(varies, norms[:-1], 1), 0)
+    tau = np.minimum(settings.alpha * relative / norms[-1], THRESHOLD_LIMIT) + ~varies
     tolerance = settings.tolerance * relative * deviations[-1] / norms[-1] + smallest_tolerance(len(tau))
     return tau, MARGIN * np.minimum(tolerance, 1)
 

@@ -1,0 +1,292 @@
+"""The steps of `secure_lasso` on numbers in the clear: against scikit-learn, with every bound checked."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from clear_arithmetic import ClearArithmetic
+from lassos import KINDS, encode, objective, reference, strongest_penalty, table
+from pipeline.bounds import FRACTIONAL_BITS as F
+from pipeline.bounds import RIDGE_BITS, masked_openings, plan, smallest_tolerance
+from pipeline.config import Model
+from pipeline.errors import LocalProtocolError, RangeError, Refused
+from pipeline.field import FIELD_127, FIELD_191
+from pipeline.mpc_runtime import OPENED
+from pipeline.secret_scale import of_places, rsqrt, scale
+from pipeline.secure_lasso import Fit, Problem, SecureLasso
+from pipeline.share_convert import GramShare
+
+
+def arithmetic(seed: int = 0) -> ClearArithmetic:
+    sizes = plan(1000, 30, fit_intercept=True, max_iterations=1000)
+    return ClearArithmetic(sizes.solver_field, sizes.statistical_bits, seed)
+
+
+def solver(x, y, model: Model) -> tuple[SecureLasso, ClearArithmetic]:
+    columns = encode(np.column_stack((x, y)))
+    d = x.shape[1]
+    gram = GramShare(len(y), FIELD_191, FIELD_191.from_ints(columns.gram))
+    problem = Problem(model, (0,) * (d + 1), d, columns.exponents, columns.offsets)
+    sizes = plan(len(y), d, fit_intercept=model.fit_intercept, max_iterations=model.max_iterations)
+    mpc = ClearArithmetic(sizes.solver_field, sizes.statistical_bits)
+    return SecureLasso(mpc, sizes, gram, problem), mpc
+
+
+def fitted(x, y, model: Model) -> tuple[Fit, ClearArithmetic]:
+    lasso, mpc = solver(x, y, model)
+    return asyncio.run(lasso.fit(lambda _: None)), mpc
+
+
+def close_to_scikit_learn(x, y, model: Model, found: Fit, unique: bool = True) -> None:
+    """Everything reported agrees; coefficients only where the minimiser is unique."""
+    expected = reference(x, y, model)
+    ours = np.array(found.coefficients)
+    assert objective(x, y, model, ours, found.intercept) == pytest.approx(
+        objective(x, y, model, expected.coefficients, expected.intercept), rel=1e-9
+    )
+    assert found.r2 == pytest.approx(expected.r2, abs=1e-8)
+    assert found.mse == pytest.approx(expected.mse, rel=1e-7)
+    if unique:
+        assert np.abs((ours - expected.coefficients) * x.std(0)).max() < 1e-8 * y.std()
+        assert found.intercept == pytest.approx(expected.intercept, abs=1e-7 * y.std())
+        assert np.array_equal(ours == 0, expected.coefficients == 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("strength", [0.5, 0.1, 0.01])
+def test_difficult_tables_give_what_scikit_learn_gives(kind: str, strength: float) -> None:
+    x, y = table(kind, 200, 10)
+    x = x * np.logspace(-3, 3, 10) + np.arange(10) * 30
+    model = Model(strongest_penalty(x, y, strength))
+    found, mpc = fitted(x, y * 1e4 + 3e4, model)
+    assert mpc.masked_openings <= masked_openings(10, model.max_iterations)
+    model = Model(model.alpha)
+    close_to_scikit_learn(x, y * 1e4 + 3e4, model, found, kind not in ("sums", "duplicates", "dummies", "rare"))
+
+
+@pytest.mark.parametrize("kind", ["independent", "neighbours", "heavy tails"])
+@pytest.mark.parametrize("strength", [0.5, 0.02])
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("mean", [0.0, 5.0, 300.0])
+def test_without_an_intercept_large_means_do_no_harm(
+    kind: str, strength: float, standardize: bool, mean: float
+) -> None:
+    x, y = table(kind, 200, 8)
+    x, y = (x + mean * np.linspace(0.5, 1, 8)) * np.logspace(-1, 1, 8), y + mean
+    alpha = strongest_penalty(x, y, strength, standardize, False)
+    model = Model(alpha, standardize=standardize, fit_intercept=False)
+    close_to_scikit_learn(x, y, model, fitted(x, y, model)[0])
+
+
+@pytest.mark.parametrize("kind", ["independent", "pairs"])
+@pytest.mark.parametrize("strength", [0.5, 0.02])
+def test_features_in_their_own_units_give_what_scikit_learn_gives(kind: str, strength: float) -> None:
+    x, y = table(kind, 200, 8)
+    x = x * np.logspace(-2, 2, 8) + 7
+    model = Model(strongest_penalty(x, y, strength, False), standardize=False)
+    close_to_scikit_learn(x, y, model, fitted(x, y, model)[0])
+
+
+@pytest.mark.parametrize("kind", ["independent", "duplicates", "sums", "dummies"])
+def test_fewer_records_than_features_are_no_error(kind: str) -> None:
+    x, y = table(kind, 15, 24)
+    model = Model(strongest_penalty(x, y, 0.1))
+    close_to_scikit_learn(x, y, model, fitted(x, y, model)[0], kind == "independent")
+
+
+@pytest.mark.parametrize("kind", ["independent", "sums"])
+def test_without_a_penalty_it_is_least_squares(kind: str) -> None:
+    x, y = table(kind, 100, 6)
+    found, _ = fitted(x, y, Model(0.0))
+    expected = reference(x, y, Model(0.0))
+    assert found.mse == pytest.approx(expected.mse, rel=1e-8)
+    if kind == "independent":
+        assert found.coefficients == pytest.approx(expected.coefficients, abs=1e-9)
+
+
+def test_a_single_feature_is_enough() -> None:
+    x, y = table("independent", 100, 1)
+    close_to_scikit_learn(x, y, Model(0.1), fitted(x, y, Model(0.1))[0])
+
+
+def test_a_perfect_fit_has_no_residuals() -> None:
+    x, _ = table("independent", 100, 3)
+    found, _ = fitted(x, x @ [1.0, -2.0, 0.5], Model(0.0))
+    assert found.coefficients == pytest.approx([1, -2, 0.5], abs=1e-10)
+    assert found.r2 == pytest.approx(1, abs=1e-9) and abs(found.mse) < 1e-9
+
+
+def test_a_penalty_that_removes_everything_leaves_the_mean() -> None:
+    x, y = table("independent", 100, 5)
+    for alpha in (strongest_penalty(x, y, 1.01), 1e300):
+        found, _ = fitted(x, y, Model(alpha))
+        assert found.coefficients == (0.0,) * 5
+        assert found.intercept == pytest.approx(y.mean(), abs=1e-9) and found.r2 == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("standardize", [True, False])
+def test_a_constant_feature_gets_a_coefficient_of_exactly_zero(fit_intercept: bool, standardize: bool) -> None:
+    x, y = table("independent", 100, 4)
+    x[:, 2] = 3.25
+    model = Model(0.01, fit_intercept=fit_intercept, standardize=standardize)
+    found, _ = fitted(x, y, model)
+    assert found.coefficients[2] == 0.0
+    close_to_scikit_learn(x, y, model, found)
+
+
+def test_the_intercept_is_exact_for_columns_far_from_zero() -> None:
+    x, y = table("independent", 200, 3)
+    x, y = x * [1, 1e3, 3] + [0, 1.6e9, 2020], y + 1e6
+    model = Model(0.01)
+    found, expected = fitted(x, y, model)[0], reference(x - [0, 1.6e9, 2020], y - 1e6, model)
+    # A prediction is what matters: the intercept itself is far away from the records.
+    at = np.array([0.5, 1.6e9 + 500, 2021])
+    predicted = found.intercept + at @ found.coefficients
+    assert predicted == pytest.approx(
+        1e6 + expected.intercept + (at - [0, 1.6e9, 2020]) @ expected.coefficients, abs=3e-6
+    )
+
+
+def test_a_column_with_little_of_its_range_among_the_matches_keeps_its_accuracy() -> None:
+    x, y = table("independent", 200, 3)
+    with_outliers = np.vstack((np.column_stack((x, y)), [8e3, -8e3, 0, 8e3]))
+    columns = encode(with_outliers)
+    z = np.concatenate((np.ones((200, 1), dtype=object), columns.values[:200]), axis=1)
+    lasso, mpc = solver(x, y, Model(0.01))
+    gram = GramShare(200, FIELD_191, FIELD_191.from_ints(z.T @ z))
+    problem = Problem(Model(0.01), (0,) * 4, 3, columns.exponents, columns.offsets)
+    found = asyncio.run(SecureLasso(mpc, lasso.sizes, gram, problem).fit(lambda _: None))
+    expected = reference(x, y, Model(0.01))
+    assert found.coefficients == pytest.approx(expected.coefficients, abs=1e-7)
+    assert found.mse == pytest.approx(expected.mse, rel=1e-7)
+
+
+def test_a_constant_outcome_is_refused_and_nothing_else_is_opened() -> None:
+    x, _ = table("independent", 100, 4)
+    lasso, mpc = solver(x, np.full(100, 2.0), Model(0.1))
+    with pytest.raises(Refused) as refusal:
+        asyncio.run(lasso.fit(lambda _: None))
+    assert refusal.value.rule == "constant-outcome" and mpc.runtime.opened == ["outcome is constant"]
+
+
+def test_a_column_that_varies_by_a_few_steps_of_its_scale_is_refused() -> None:
+    x, y = table("independent", 100, 4)
+    x[:, 1] = 1e-12 * x[:, 1]
+    columns = encode(np.vstack((np.column_stack((x, y)), np.full(5, 30.0))))
+    z = np.concatenate((np.ones((100, 1), dtype=object), columns.values[:100]), axis=1)
+    lasso, mpc = solver(x, y, Model(0.1))
+    gram = GramShare(100, FIELD_191, FIELD_191.from_ints(z.T @ z))
+    with pytest.raises(Refused) as refusal:
+        asyncio.run(SecureLasso(mpc, lasso.sizes, gram, lasso.problem).fit(lambda _: None))
+    assert refusal.value.rule == "spread"
+    assert mpc.runtime.opened == ["outcome is constant", "spread is too small"]
+
+
+def test_without_convergence_only_failed_conditions_are_opened() -> None:
+    x, y = table("pairs", 400, 20)
+    lasso, mpc = solver(x, y, Model(strongest_penalty(x, y, 0.3), max_iterations=2))
+    with pytest.raises(Refused) as refusal:
+        asyncio.run(lasso.fit(lambda _: None))
+    assert refusal.value.rule == "not-converged" and "2 iterations" in str(refusal.value)
+    assert mpc.runtime.opened == ["outcome is constant", "spread is too small", "conditions hold"]
+
+
+def test_what_is_opened_is_what_is_listed_and_nothing_twice() -> None:
+    x, y = table("independent", 100, 4)
+    _, mpc = fitted(x, y, Model(0.1))
+    assert mpc.runtime.opened == list(OPENED)
+
+
+def test_the_finest_tolerance_is_reached() -> None:
+    for kind in ("independent", "neighbours", "duplicates"):
+        x, y = table(kind, 200, 10)
+        model = Model(strongest_penalty(x, y, 0.05), tolerance=smallest_tolerance(10))
+        found, _ = fitted(x, y, model)
+        close_to_scikit_learn(x, y, model, found, kind != "duplicates")
+
+
+def test_progress_is_told_the_iterations_of_each_phase() -> None:
+    x, y = table("pairs", 400, 20)
+    lasso, _ = solver(x, y, Model(strongest_penalty(x, y, 0.3)))
+    told: list[int] = []
+    found = asyncio.run(lasso.fit(told.append))
+    assert told and told[-1] == found.iterations and told == sorted(told)
+
+
+def test_the_outcome_may_stand_anywhere_among_the_columns() -> None:
+    x, y = table("independent", 100, 4)
+    columns = encode(np.column_stack((x[:, :1], y, x[:, 1:])))
+    lasso, mpc = solver(x, y, Model(0.1))
+    gram = GramShare(100, FIELD_191, FIELD_191.from_ints(columns.gram))
+    problem = Problem(Model(0.1), (0,) * 5, 1, columns.exponents, columns.offsets)
+    moved = asyncio.run(SecureLasso(mpc, lasso.sizes, gram, problem).fit(lambda _: None))
+    close_to_scikit_learn(x, y, Model(0.1), moved)
+
+
+def test_a_gram_matrix_in_another_field_is_a_bug() -> None:
+    lasso, mpc = solver(*table("independent", 20, 2), Model(0.1))
+    gram = GramShare(20, FIELD_127, FIELD_127.zeros(4, 4))
+    with pytest.raises(LocalProtocolError):
+        SecureLasso(mpc, lasso.sizes, gram, lasso.problem)
+
+
+def test_an_offset_beyond_the_plan_is_refused_by_its_owner() -> None:
+    lasso, mpc = solver(*table("independent", 20, 2), Model(0.1))
+    far = Problem(Model(0.1), (0, 0, 0), 2, lasso.problem.exponents, (1 << 80, 0, 0))
+    with pytest.raises(RangeError):
+        asyncio.run(SecureLasso(mpc, lasso.sizes, lasso.gram, far).fit(lambda _: None))
+
+
+@pytest.mark.parametrize("highest", [4.0, 30.0])
+def test_the_inverse_serves_its_purpose_up_to_the_smallest_eigenvalues(highest: float) -> None:
+    lasso, mpc = solver(*table("independent", 20, 8), Model(0.1))
+    lowest = 2.0 ** -(RIDGE_BITS + 1)
+    rotation, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((8, 8)))
+    matrix = rotation * np.geomspace(lowest * 1.01, highest, 8) @ rotation.T
+    fixed_point = np.array(
+        [[round(v * 2.0**F) for v in row] for row in ((matrix + matrix.T) / 2).tolist()], dtype=object
+    )
+    found = asyncio.run(lasso.inverse(mpc.public(fixed_point), lowest, highest)).value
+    signed = np.where(found > mpc.prime_field.p // 2, found - mpc.prime_field.p, found)
+    product = (signed @ fixed_point).astype(float) / 4.0**F
+    assert np.abs(product - np.eye(8)).max() < 1e-5
+
+
+def test_numbers_of_any_size_are_scaled_and_their_roots_exact() -> None:
+    mpc, bits = arithmetic(), 120
+    numbers = [0, 1, 3, 4, 5, 15, 16, 2**60 - 1, 2**60, 4**59, 4**60 - 1]
+    found = asyncio.run(scale(mpc, mpc.public(numbers), bits))
+    for i, number in enumerate(numbers):
+        one_hot = found.one_hot.value[i].tolist()
+        assert found.at_least.value[i].tolist() == [int(number >= 4**k) for k in range(60)]
+        if number:
+            place = one_hot.index(1)
+            assert sum(one_hot) == 1 and 4**place <= number < 4 ** (place + 1)
+            assert found.mantissa.value[i] / 2**F == pytest.approx(number / 4 ** (place + 1), rel=1e-15)
+            assert found.rsqrt.value[i] / 2**F == pytest.approx((number / 4 ** (place + 1)) ** -0.5, rel=1e-15)
+        else:
+            assert not any(one_hot) and found.factor.value[i] == 0 and abs(_signed(mpc, found.mantissa.value[i])) <= 1
+
+
+def test_the_inverse_square_root_is_right_to_the_last_bits() -> None:
+    mpc = arithmetic()
+    x = np.linspace(0.25, 0.9999999, 200)
+    found = asyncio.run(rsqrt(mpc, mpc.public([round(v * 2.0**F) for v in x]))).value
+    exact = [v.astype(np.longdouble) ** -0.5 for v in x]
+    assert max(abs(int(a) - int(b * np.longdouble(2.0**F))) for a, b in zip(found, exact, strict=True)) < 1 << 12
+
+
+def test_a_function_of_two_places_is_zero_where_there_is_none() -> None:
+    mpc = arithmetic()
+    left = mpc.public([[0, 0, 1], [0, 0, 0]])
+    right = mpc.public([[1, 0, 0]])
+    assert asyncio.run(of_places(mpc, lambda i: 10 + i, left, right)).value.tolist() == [12, 0]
+
+
+def _signed(mpc: ClearArithmetic, x: int) -> int:
+    p = mpc.prime_field.p
+    return int(x) - p if x > p // 2 else int(x)
