@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from pipeline.transport import Node, TransportSettings
 
 HOSPITAL_CSV = "id,age,days\n1,50,3\n"
 INSURER_CSV = "id,income\n1,7\n"
-WAIT = 20.0  # seconds for parties to find one another; they take a tenth of one
+WAIT = 60.0  # seconds for parties to find one another; they take a tenth of one, and longer on a busy machine
 
 QUICK = TransportSettings(beat=0.1, silence=15, grace=0.6, resend=2.0, hold=0.3, farewell=1.0, patience=20.0)
 
@@ -61,6 +62,14 @@ def outcome(action: Callable[[], Any]) -> Any:
         return action()
     except Exception as error:
         return error
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait until `true()`."""
+    deadline = time.monotonic() + WAIT
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def load_party(path: Path, party: int) -> tuple[Agreement, Local]:

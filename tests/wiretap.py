@@ -82,6 +82,7 @@ class Relay(Served):
     def __init__(self) -> None:
         self.target = 0  # port
         self.cut: Cut | None = None
+        self.dead = False  # swallows everything, and closes nothing
         self.connections = 0
         super().__init__()
 
@@ -95,6 +96,8 @@ class Relay(Served):
             with suppress(OSError):
                 for data in self.receive(connection):
                     sent[0] += len(data)
+                    if self.dead:
+                        continue
                     cut = self.cut
                     if cut and cut.down is None and sent[0] >= cut.up:
                         self._break(cut)
@@ -108,6 +111,8 @@ class Relay(Served):
     def _back(self, onward: socket.socket, connection: socket.socket, sent: list[int]) -> None:
         with suppress(OSError):
             for data in self.receive(onward):
+                if self.dead:
+                    continue
                 cut = self.cut
                 if cut and cut.down is not None and sent[0] >= cut.up and len(data) >= cut.down:
                     self._break(cut)

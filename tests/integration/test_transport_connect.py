@@ -9,14 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from network import QUICK, Network, at_once, new_node, outcome, small_study, three_nodes
+from network import QUICK, WAIT, Network, at_once, new_node, outcome, small_study, three_nodes, until
 from studies import free_ports
 from wiretap import PlainServer
 
 from pipeline.errors import ConfigError, LocalProtocolError, PeerError, Refused
 from pipeline.transport import AbortCode
-
-WAIT = 20.0
 
 
 def no_news(names):
@@ -47,22 +45,14 @@ def test_the_parties_start_in_any_order_and_say_whom_they_await(tmp_path, order)
     with ThreadPoolExecutor(3) as pool:
         try:
             sessions = [pool.submit(begin, first)]
-            await_news(news[first], {names[second], names[third]})
+            until(lambda: bool(news[first]) and set(news[first][-1]) == {names[second], names[third]})
             sessions.append(pool.submit(begin, second))
-            for party in (first, second):
-                await_news(news[party], {names[third]})
+            until(lambda: all(news[party] and news[party][-1] == (names[third],) for party in (first, second)))
             sessions.append(pool.submit(begin, third))
             assert len({session.result() for session in sessions}) == 1
         finally:
             at_once([node.close for node in nodes])
     assert () not in news[first] + news[second] + news[third]
-
-
-def await_news(news, names):
-    deadline = time.monotonic() + WAIT
-    while not news or set(news[-1]) != names:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_party_that_never_comes_is_named_when_the_wait_is_over(tmp_path):
@@ -205,10 +195,7 @@ def test_who_calls_while_a_party_is_stopping_hears_why(tmp_path):
     try:
         with ThreadPoolExecutor(3) as pool:
             waiting = [pool.submit(outcome, lambda p=p: nodes[p].connect(WAIT, no_news)) for p in (1, 2)]
-            deadline = time.monotonic() + WAIT
-            while nodes[1]._shared.missing != (0,):
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            until(lambda: nodes[1]._shared.missing == (0,))
             nodes[2]._thread.post(lambda: time.sleep(QUICK.farewell * 0.7))  # does not answer for a while
             stopping = pool.submit(nodes[1].abort, AbortCode.OWN_INPUT)
             time.sleep(0.1)

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import pytest
-from network import QUICK, WAIT, PartyProcess, at_once, new_node, outcome, small_study, until_failure
+from network import QUICK, WAIT, PartyProcess, at_once, new_node, outcome, small_study, until, until_failure
 
 from pipeline.errors import PeerError
 
@@ -73,10 +73,7 @@ def test_a_party_that_dies_before_all_are_there_may_come_again(tmp_path):
         try:
             result = processes.enter_context(ThreadPoolExecutor(1)).submit(node.connect, WAIT, lambda names: None)
             first = processes.enter_context(PartyProcess(path, 0, until_failure, PATIENT))
-            deadline = time.monotonic() + 10
-            while 0 in node._shared.missing and time.monotonic() < deadline:
-                time.sleep(0.02)
-            assert node._shared.missing == (2,)
+            until(lambda: node._shared.missing == (2,))
             first.signal(signal.SIGKILL)
             again = [processes.enter_context(PartyProcess(path, p, until_failure, PATIENT)) for p in (0, 2)]
             assert [process.answer() for process in again] == ["connected", "connected"]

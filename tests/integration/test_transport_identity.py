@@ -9,14 +9,12 @@ import ssl
 from dataclasses import replace
 
 import pytest
-from network import QUICK, at_once, load_party, new_node, outcome, small_study, three_nodes
+from network import QUICK, WAIT, at_once, load_party, new_node, outcome, small_study, three_nodes
 from studies import free_ports, write_keys
 from wiretap import PlainServer, TlsServer, call, nothing_but_a_client_hello
 
 from pipeline.errors import PeerError
 from pipeline.pins import fingerprint
-
-WAIT = 20.0
 
 
 def connect(node, wait=WAIT):

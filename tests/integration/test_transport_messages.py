@@ -7,11 +7,12 @@ import os
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
-from network import QUICK, Network, at_once, load_party, new_node, outcome, small_study, three_nodes
+from network import QUICK, WAIT, Network, at_once, load_party, new_node, outcome, small_study, three_nodes, until
 from studies import free_ports
 from wiretap import HOST, Cut, Relay, call, caller_context
 
@@ -122,6 +123,18 @@ def test_a_link_that_breaks_ends_the_run(tmp_path):
             assert isinstance(error, PeerError)
         assert "insurer" in str(network.nodes[0].failure)
         assert "hospital" in str(network.nodes[1].failure)
+
+
+def test_a_line_that_goes_dead_without_a_word_is_noticed(tmp_path):
+    with behind_a_relay(tmp_path, replace(QUICK, beat=0.1, silence=10)) as (network, relay):
+        relay.dead = True
+        before = time.monotonic()
+        error = outcome(lambda: network.nodes[0].receive(10))
+        assert isinstance(error, PeerError)
+        assert "insurer has given no sign of life" in str(error) or "lost hospital" in str(error)
+        assert 0.5 < time.monotonic() - before < 5
+        for party in (1, 2):
+            assert isinstance(outcome(lambda party=party: network.nodes[party].receive(5)), PeerError)
 
 
 def test_what_waits_at_both_ends_is_bounded(tmp_path):
@@ -253,9 +266,13 @@ def test_links_carry_bytes_both_ways_in_order(tmp_path):
 
 
 def test_what_is_written_before_the_parties_are_connected_arrives_afterwards(tmp_path):
-    with three_nodes(tmp_path) as network:
+    with three_nodes(tmp_path) as network, ThreadPoolExecutor(3) as pool:
         network.nodes[0].link(2).write(b"early")
-        network.connect()
+        first = [pool.submit(network.nodes[party].connect, WAIT, lambda names: None) for party in (0, 2)]
+        until(lambda: network.nodes[2]._shared.missing == (1,))
+        time.sleep(0.1)
+        network.nodes[1].connect(WAIT, lambda names: None)
+        assert {len(session.result()) for session in first} == {32}
         assert Heard(network.nodes[2].link(0)).wait(5) == b"early"
 
 
