@@ -49,12 +49,17 @@ def plan(records: int, features: int, *, fit_intercept: bool, max_iterations: in
     """Return the sizes for a study; raises RangeError when no field is large enough."""
     size = max(1, records).bit_length()
     gram_bits = size + 2 * VALUE_BITS
-    offset_bits = 80 if fit_intercept else 60
-    square_bits = 2 * (size + (VALUE_BITS if fit_intercept else offset_bits + 1))
+    offsets = offset_bits(fit_intercept)
+    square_bits = 2 * (size + (VALUE_BITS if fit_intercept else offsets + 1))
     statistical_bits = HIDING_BITS + masked_openings(features, max_iterations).bit_length()
     _require_room(FIELD_191, gram_bits + 1, statistical_bits)
     _require_room(FIELD_254, max(square_bits + 2, largest_operation()), statistical_bits)
-    return Plan(FIELD_191, FIELD_254, statistical_bits, gram_bits, square_bits, offset_bits)
+    return Plan(FIELD_191, FIELD_254, statistical_bits, gram_bits, square_bits, offsets)
+
+
+def offset_bits(fit_intercept: bool) -> int:
+    """A column's offset, in steps of its scale, is at most 2^offset_bits; encoding refuses more."""
+    return 80 if fit_intercept else 60
 
 
 def largest_operation() -> int:

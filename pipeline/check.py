@@ -37,7 +37,8 @@ def check(path: Path, party_id: int, local: Path | None = None) -> Report:
         faults += _range_faults(found.agreement)
     table = None
     if found.table is not None:
-        table = _check_table(*found.table, faults)
+        fit_intercept = found.agreement is None or found.agreement.model.fit_intercept
+        table = _check_table(*found.table, bounds.offset_bits(fit_intercept), faults)
     return Report(tuple(faults), found.agreement, party_id, table)
 
 
@@ -52,14 +53,14 @@ def _range_faults(agreement: Agreement) -> list[str]:
     return []
 
 
-def _check_table(party: Party, local: Local, faults: list[str]) -> TableSummary | None:
+def _check_table(party: Party, local: Local, offset_bits: int, faults: list[str]) -> TableSummary | None:
     try:
         prepared = prepare(party, local, permutation=lambda n: permutation(n, secrets.token_bytes))
     except DataError as error:
         faults += error.faults
         return None
     try:
-        encode(prepared.values, party)
+        encode(prepared.values, party, offset_bits)
     except DataError as error:
         faults += [f"{local.data}: {fault}" for fault in error.faults]
     return prepared.summary

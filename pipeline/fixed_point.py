@@ -21,7 +21,7 @@ from pipeline.errors import DataError, RangeError
 VALUE_BITS = 44  # sign included
 VALUE_BOUND = 2 ** (VALUE_BITS - 1) - 1
 MAX_EXPONENT = 1000  # so that 2.0**e and its inverse are ordinary floats
-MAX_OFFSET = 2**80
+OFFSET_BITS = 80
 INDICATOR_RANGE = (0.0, 1.0)
 
 _TOO_FINE = "its values lie too close together to encode; multiply it by a power of ten in the table"
@@ -34,7 +34,7 @@ class EncodedTable:
     """Encoded columns in the order of `PreparedTable.values`.
 
     values    : shape (n, width), int64, at most VALUE_BOUND in absolute value
-    offsets   : c * 2**e of each column, at most MAX_OFFSET; private where no range is declared
+    offsets   : c * 2**e of each column, at most 2**80; private where no range is declared
     exponents : e of each column; public between the controllers
     """
 
@@ -54,8 +54,10 @@ class Scale:
         return math.ldexp(float(self.offset), -self.exponent)
 
 
-def encode(values: NDArray[np.float64], party: Party) -> EncodedTable:
+def encode(values: NDArray[np.float64], party: Party, offset_bits: int = OFFSET_BITS) -> EncodedTable:
     """Encode a prepared table; `values` has shape (n, width), n > 0, no NaN, and declared ranges hold.
+
+    offset_bits : offsets are at most 2**offset_bits in absolute value; see `bounds.Plan`.
 
     Raises DataError naming each column that does not fit.
     """
@@ -65,7 +67,7 @@ def encode(values: NDArray[np.float64], party: Party) -> EncodedTable:
     for place, (name, declared) in enumerate(_columns(party)):
         column = values[:, place]
         low, high = declared or (float(column.min()), float(column.max()))
-        scale = choose_scale(low, high)
+        scale = choose_scale(low, high, offset_bits)
         if isinstance(scale, str):
             faults.append(f"column {name}: {scale}")
         else:
@@ -87,10 +89,10 @@ def _columns(party: Party) -> list[tuple[str, tuple[float, float] | None]]:
     return columns if party.outcome is None else [*columns, (party.outcome, party.ranges.get(party.outcome))]
 
 
-def choose_scale(low: float, high: float) -> Scale | str:
+def choose_scale(low: float, high: float, offset_bits: int = OFFSET_BITS) -> Scale | str:
     """The finest scale at which all of [low, high] is within VALUE_BOUND, or why there is none."""
     if low == high:
-        return _constant_scale(low)
+        return _constant_scale(low, offset_bits)
     half = high / 2 - low / 2  # high - low could overflow
     _, magnitude = math.frexp(half)
     # 2**(magnitude - 1) <= half < 2**magnitude, so the first fits unless it is rounded up to 2**(VALUE_BITS - 1).
@@ -102,13 +104,13 @@ def choose_scale(low: float, high: float) -> Scale | str:
         return _TOO_FINE
     if exponent < -MAX_EXPONENT:
         return _TOO_WIDE
-    return scale if abs(scale.offset) <= MAX_OFFSET else _TOO_FAR
+    return scale if abs(scale.offset) <= 1 << offset_bits else _TOO_FAR
 
 
-def _constant_scale(value: float) -> Scale:
-    """Every value becomes 0, whatever the scale; 2**0 where the offset allows it."""
+def _constant_scale(value: float, offset_bits: int) -> Scale:
+    """Every value becomes 0, whatever the scale; that of a 0/1 column, so that it does not tell, if the offset fits."""
     _, magnitude = math.frexp(value)
-    exponent = min(0, MAX_OFFSET.bit_length() - 1 - magnitude)
+    exponent = min(VALUE_BITS - 1, offset_bits - magnitude)
     return Scale(round(math.ldexp(value, exponent)), exponent)
 
 

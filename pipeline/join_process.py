@@ -1,10 +1,11 @@
 """Steps 1 to 7 in a process of their own, which ends when they are over.
 
-The process holds every secret of the join: the table, the key of the keyed
+The process holds the secrets of the join: the table, the key of the keyed
 hash, the Paillier keys and their tables, the masks and the additive shares.
 Nothing of it is written anywhere, and only the share of the Gram matrix leaves:
 its size does not depend on the number of records. The main process forwards
-the messages; see `run.py` for its side of the pipe.
+the messages, contributions to keys among them; see `run.py` for its side of the
+pipe.
 
 On the pipe, from here: ("ready",), ("send", receiver, bytes),
 ("step", words), ("advance", done, total), ("result", JoinResult),
@@ -238,7 +239,7 @@ def _prepare(agreement: Agreement, local: Local, party_id: int) -> _OwnTable | N
         return None
     prepared = prepare(party, local, permutation=lambda n: matching.permutation(n, secrets.token_bytes))
     try:
-        return _OwnTable(prepared, encode(prepared.values, party))
+        return _OwnTable(prepared, encode(prepared.values, party, bounds.offset_bits(agreement.model.fit_intercept)))
     except DataError as error:
         raise DataError(f"{local.data}: {fault}" for fault in error.faults) from error
 

@@ -102,7 +102,7 @@ def _feature(column: Any) -> dict[str, Any]:
 
 
 def write_result(folder: Path, document: Mapping[str, Any]) -> Path:
-    """Write `result.json` whole or not at all."""
+    """Write `result.json` whole or not at all, readable by its owner alone."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / RESULT_FILE
     descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".result-", suffix=".json")
@@ -112,7 +112,6 @@ def write_result(folder: Path, document: Mapping[str, Any]) -> Path:
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
         os.replace(temporary, target)  # noqa: PTH105 (one call, atomic)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

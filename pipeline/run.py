@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from pipeline import bounds, config, join_process, secure_lasso
+from pipeline.compute import no_core_dump
 from pipeline.config import Agreement, Local
 from pipeline.errors import PipelineError
 from pipeline.join_process import FailureReport, JoinResult
@@ -50,6 +51,7 @@ def run(agreement: Agreement, local: Local, party_id: int, *, wait: float, show:
 
     wait: seconds until the other parties must have come.
     """
+    no_core_dump()  # keys of the join pass through this process on their way between peer and join process
     show.note(f"Study {agreement.study.name}, agreement {agreement.digest}")
     with JoinProcess(agreement, local, party_id, show) as join:
         join.wait_until_ready()

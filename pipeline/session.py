@@ -57,6 +57,7 @@ class AbortCode(Enum):
     REFUSED_TOO_FEW_RECORDS = 33
     REFUSED_NOT_CONVERGED = 34
     REFUSED_CONSTANT_OUTCOME = 35
+    REFUSED_SPREAD = 36
 
 
 _RULES = {
@@ -65,6 +66,7 @@ _RULES = {
     "too-few-records": AbortCode.REFUSED_TOO_FEW_RECORDS,
     "not-converged": AbortCode.REFUSED_NOT_CONVERGED,
     "constant-outcome": AbortCode.REFUSED_CONSTANT_OUTCOME,
+    "spread": AbortCode.REFUSED_SPREAD,
     "refused": AbortCode.REFUSED,
 }
 
@@ -96,6 +98,10 @@ _SENTENCES = {
     AbortCode.REFUSED_TOO_FEW_RECORDS: "there are fewer matched records than the agreement's min_records",
     AbortCode.REFUSED_NOT_CONVERGED: "the fit did not converge within the agreement's max_iterations",
     AbortCode.REFUSED_CONSTANT_OUTCOME: "the outcome is the same in all matched records, so there is nothing to fit",
+    AbortCode.REFUSED_SPREAD: (
+        "over the matched records a column has too little spread for the arithmetic; look for columns that "
+        "`check` calls nearly constant, or whose values are far apart in the table"
+    ),
 }
 
 

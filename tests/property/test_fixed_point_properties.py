@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.fixed_point import MAX_EXPONENT, MAX_OFFSET, VALUE_BOUND, Scale, choose_scale, encode_column
+from pipeline.fixed_point import MAX_EXPONENT, OFFSET_BITS, VALUE_BOUND, Scale, choose_scale, encode_column
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 MODERATE = st.floats(min_value=-1e6, max_value=1e6)
@@ -22,7 +22,7 @@ def test_every_value_of_the_range_is_within_the_bound_and_half_a_unit(low: float
     if isinstance(scale, str):
         return
     assert abs(scale.exponent) <= MAX_EXPONENT
-    assert abs(scale.offset) <= MAX_OFFSET
+    assert abs(scale.offset) <= 2**OFFSET_BITS
     values = np.array([low, high, min(max(low * (1 - share) + high * share, low), high)])
     encoded = encode_column(values, scale)
     assert np.abs(encoded).max() <= VALUE_BOUND

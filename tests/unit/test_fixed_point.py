@@ -11,7 +11,7 @@ from own_table import controller
 from pipeline.errors import DataError, RangeError
 from pipeline.fixed_point import (
     MAX_EXPONENT,
-    MAX_OFFSET,
+    OFFSET_BITS,
     VALUE_BOUND,
     EncodedTable,
     Scale,
@@ -87,7 +87,7 @@ def test_values_survive_within_half_a_unit(values: list[float]) -> None:
 def test_a_constant_column_is_all_zeros(value: float) -> None:
     table = encoded([value] * 3)
     assert table.values.ravel().tolist() == [0, 0, 0]
-    assert abs(table.offsets[0]) <= MAX_OFFSET
+    assert abs(table.offsets[0]) <= 2**OFFSET_BITS
     assert abs(decoded(table)[0] - value) <= max(0.5, abs(value) * 2**-50)
 
 
