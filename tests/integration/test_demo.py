@@ -158,6 +158,13 @@ def test_parties_that_go_on_after_a_failure_are_stopped(monkeypatch: pytest.Monk
     assert time.monotonic() - begin < 10
 
 
+def test_parties_that_were_never_called_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = time.monotonic()
+    with pytest.raises(OwnInputError, match="At hospital: No table"):
+        played(monkeypatch, Players(say("No table.") + "sys.exit(2)", "time.sleep(60)", "time.sleep(60)"))
+    assert time.monotonic() - begin < 10
+
+
 def test_a_party_that_is_killed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PeerError, match="third-party was ended by SIGKILL"):
         played(monkeypatch, Players("", "", "import os; os.kill(os.getpid(), 9)"))
