@@ -98,11 +98,11 @@ class Arithmetic:
         return self._shares((opened - self._weighted(masks)).reshape(x.shape), x.shape)
 
     async def truncate(self, x: Shares, shift: int, bits: int) -> Shares:
-        """Return x / 2^shift, wrong by at most one unit, at degree 1, for x of degree 1 or 2. One round.
+        """Return x / 2^shift, wrong by less than 2 and by 0 on average, at degree 1, for degree 1 or 2. One round.
 
         With c = x + 2^(bits-1) + sum of r_S opened, the result is
-        floor(c / 2^shift) minus the parts' own floors: floors of sums exceed
-        sums of three floors by 0, 1 or 2, so 1 is taken off.
+        floor(c / 2^shift) minus the parts' own floors. What these round off is 0 to
+        3 units, 1.5 on average, and what the first rounds off, 0.5: so 1 is taken off.
         """
         self._require_room(bits)
         flat = x.value.ravel()

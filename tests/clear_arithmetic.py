@@ -46,7 +46,7 @@ class ClearArithmetic(Arithmetic):
 
     async def truncate(self, x: Any, shift: int, bits: int) -> Any:
         signed = self._checked(x, bits)
-        error = self.random.integers(-1, 2, x.shape).astype(object)
+        error = self.random.integers(-1, 3, x.shape).astype(object)
         return self._shares((signed >> shift) + error, x.shape)
 
     async def lift(self, values: Any, source: PrimeField, bits: int) -> Any:

@@ -81,7 +81,7 @@ def strongest_penalty(x, y, model_alpha: float, standardize: bool = True, fit_in
 
 
 def encode(columns: NDArray[np.float64]) -> Encoded:
-    """Fixed point as in step 1, without declared ranges: the middle of each column at zero, the largest power of two."""
+    """Fixed point as in step 1 without declared ranges: each column around its middle, the largest power of two."""
     low, high = columns.min(0), columns.max(0)
     half = np.where(high > low, (high - low) / 2, 1)
     exponents = tuple(int(e) for e in np.floor(43 - 1e-9 - np.log2(half)))

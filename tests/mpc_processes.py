@@ -58,7 +58,11 @@ def run_three(function: Computation, arguments: Sequence[tuple[Any, ...]], timeo
         for own in sockets:
             for connection in own.values():
                 connection.close()
-        return [_result(pipe, timeout) for pipe, _ in pipes]
+        results = [_result(pipe, timeout) for pipe, _ in pipes]
+        for pipe, _ in pipes:
+            with contextlib.suppress(OSError):
+                pipe.send("all are done")
+        return results
     finally:
         for process in processes:
             process.kill()
@@ -85,9 +89,9 @@ def _party(
         return await function(runtime, *arguments)
 
     try:
-        result = asyncio.run(main())
+        pipe.send(asyncio.run(main()))
     except Exception as error:
         error.__notes__ = [traceback.format_exc()]
-        result = error
-    pipe.send(result)
-    pipe.recv() if pipe.poll(5) else None  # keeps the sockets open until the others are done
+        pipe.send(error)
+    else:
+        pipe.recv()  # keeps the sockets open until the others are done

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from lassos import KINDS, Encoded, encode, objective, reference, strongest_penalty, table
+
 from pipeline.config import Model
 from pipeline.errors import Refused
 from pipeline.plain_lasso import Fit, Settings, fit, inverse, schedule, soft_threshold
