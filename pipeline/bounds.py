@@ -24,11 +24,13 @@ COEFFICIENT_BITS = 16  # normalised coefficients: the certificate checks that th
 ITERATE_BITS = 30  # normalised iterates of the solver, and what is compared with them
 POLISH_BITS = 40  # iterates of the polish, also with a support that is not the right one
 THRESHOLD_LIMIT = 4  # a threshold of 1 removes everything; larger ones are cut here
-SPREAD_BITS = 8  # a column whose standard deviation is below 2^8 steps of its scale is refused
+SPREAD_BITS = 14  # a column whose standard deviation is below 2^14 steps of its scale is refused
 RATIO_BITS = 36  # standard deviations, in steps, of two columns differ by less than this factor
-SLOPE_BITS = 52  # slopes are opened as multiples of 2^-52, in steps of the outcome per step of the feature
-INTERCEPT_BITS = 16  # the intercept is opened up to 2^-16 steps of the outcome's scale
-SHARE_OF_VARIANCE_BITS = 40  # r2 and the outcome's variance are opened up to 2^-40, relatively
+# Results are opened no finer than they are used: exact ones would be equations from which, in a small model, the
+# sums and counts behind them could be computed (docs/leakage.md).
+SLOPE_BITS = 40  # slopes are opened as multiples of 2^-40, in steps of the outcome per step of the feature
+INTERCEPT_NOISE_BITS = 13  # the intercept is opened up to about 2^13 steps of the outcome's scale, which has 2^44
+FIT_BITS = 30  # r2 and the outcome's variance are opened up to about 2^-30, relatively
 WIDE_FRACTIONAL_BITS = 88  # slopes before they are rounded to SLOPE_BITS
 MEAN_TO_SPREAD_BITS = 14  # without an intercept: largest ratio of the outcome's root mean square to its deviation
 

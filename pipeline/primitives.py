@@ -175,9 +175,11 @@ class Arithmetic:
         return not (await self.runtime.open_to_all(name, blinded)).any()
 
     def noise(self, count: int, bits: int) -> Shares:
-        """Shares of numbers whose three parts are uniform below 2^bits: added before an opening, they round it."""
+        """Shares of numbers around 0 whose three parts are uniform in a range of 2^bits: added before an opening,
+        they take away what is finer.
+        """
         masks = {pair: self._integers("noise", pair, count, bits) for pair in self._pairs}
-        return self._shares(self._weighted(masks), (count,))
+        return self._shares(self._weighted(masks) - (3 << bits - 1), (count,))
 
     # Inside
 

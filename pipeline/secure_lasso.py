@@ -25,13 +25,13 @@ import numpy as np
 from pipeline import plain_lasso
 from pipeline.bounds import (
     COEFFICIENT_BITS,
-    INTERCEPT_BITS,
+    FIT_BITS,
+    INTERCEPT_NOISE_BITS,
     ITERATE_BITS,
     MEAN_TO_SPREAD_BITS,
     POLISH_BITS,
     RATIO_BITS,
     RIDGE_BITS,
-    SHARE_OF_VARIANCE_BITS,
     SLOPE_BITS,
     SPREAD_BITS,
     THRESHOLD_LIMIT,
@@ -499,9 +499,9 @@ class SecureLasso:
         if self.model.fit_intercept:
             line = slopes.reshape(1, -1) @ of.totals[:-1].reshape(-1, 1)
             exact = of.totals[-1:] * (1 << SLOPE_BITS) - await mpc.reduce(line.reshape(1))
-            noise = mpc.noise(1, SLOPE_BITS - INTERCEPT_BITS + n.bit_length() - 1)
+            noise = mpc.noise(1, SLOPE_BITS + INTERCEPT_NOISE_BITS + n.bit_length() - 1)
             intercept = await self.open_("intercept", exact + noise)
-        rounding = F - SHARE_OF_VARIANCE_BITS
+        rounding = F - FIT_BITS
         r2 = await self.open_("r2", ONE - unexplained + mpc.noise(1, rounding))
         place = spread.one_hot[-1:] @ mpc.public(list(range(spread.places)))
         variance = await self.open_(
@@ -522,7 +522,7 @@ class SecureLasso:
         *features, outcome = self.exponents
         slopes = [Fraction(x, 1 << SLOPE_BITS) * _power(e - outcome) for x, e in zip(steps, features, strict=True)]
         constant = Fraction(intercept[0], self.n << SLOPE_BITS) * _power(-outcome) if intercept else 0
-        explained = Fraction(r2[0], ONE)
+        explained = min(Fraction(round(Fraction(r2[0] << FIT_BITS - 2, ONE)), 1 << FIT_BITS - 2), Fraction(1))
         mantissa, place = variance
         total = Fraction(mantissa, ONE) * _power(2 * (place + 1 - outcome)) / self.n**2
         mse = (1 - explained) * total

@@ -63,7 +63,8 @@ class ClearArithmetic(Arithmetic):
         return int(getattr(x, "value", x)) == 0
 
     def noise(self, count: int, bits: int) -> Any:
-        return self._shares(sum(self.random.integers(0, 1 << min(bits, 62), (3, count)).astype(object)), (count,))
+        draws = [sum(self.random.integers(0, 1 << 30, 3).tolist()) - (3 << 29) for _ in range(count)]
+        return self._shares(np.array([draw << bits >> 30 for draw in draws], dtype=object), (count,))
 
     def _checked(self, x: Any, bits: int) -> Any:
         """The numbers with their signs; they must be below 2^(bits - 1), and masks must fit."""
