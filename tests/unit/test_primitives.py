@@ -11,8 +11,8 @@ from memory_links import play
 
 from pipeline.errors import LocalProtocolError
 from pipeline.field import FIELD_191, FIELD_254
-from pipeline.mpc_runtime import Runtime, Shares
-from pipeline.primitives import RECOMBINE_ALL, SMALL_PRIME, Arithmetic, binary, fixed
+from pipeline.mpc_runtime import Runtime, Shares, unpack_integers
+from pipeline.primitives import HELPER, RECOMBINE_ALL, SMALL_PRIME, Arithmetic, binary, fixed
 
 K = 60  # statistical bits
 P = FIELD_254.p
@@ -187,6 +187,38 @@ def test_a_shared_zero_of_degree_two_hides_the_factors_of_a_product() -> None:
 
     play(party)
     assert len(sent) == len(set(sent)) == 6
+
+
+@pytest.mark.parametrize("number", [0, 5, -5, 2**18, -(2**18)])
+def test_the_helper_of_a_comparison_sees_a_coin_a_random_place_and_random_numbers(number: int) -> None:
+    bits, count = 20, 3000
+    views: dict[str, list[bytes]] = {}
+
+    async def party(runtime: Runtime) -> None:
+        exchange = runtime.exchange
+
+        async def watched(operation: str, *arguments: Any) -> dict[int, bytes]:
+            arrived = await exchange(operation, *arguments)
+            if runtime.pid == HELPER:
+                views[operation] = list(arrived.values())
+            return arrived
+
+        runtime.exchange = watched  # type: ignore[method-assign]
+        mpc = Arithmetic(runtime, FIELD_254, K)
+        await mpc.nonnegative(mpc.field.array(dealt([number] * count, runtime.pid)), bits)
+
+    play(party)
+    first, second = (np.frombuffer(x, np.uint8).reshape(count, bits).astype(int) for x in views["compare found"])
+    numbers = (first + second) % SMALL_PRIME
+    zeros = numbers == 0
+    assert zeros.sum(axis=1).max() == 1
+    assert abs(zeros.sum() / count - 0.5) < 0.05
+    assert zeros.sum(axis=0).min() > 0.5 * zeros.sum() / bits
+    counts = np.bincount(numbers[~zeros], minlength=SMALL_PRIME)[1:]
+    assert counts.min() > 0.6 * counts.mean() and counts.max() < 1.5 * counts.mean()
+    masked = [sum(parts) % P for parts in zip(*(unpack_integers(x, 32) for x in views["compare"]), strict=True)]
+    fractions = np.array([c / 2.0 ** (bits + K) for c in masked])
+    assert 0 < fractions.min() and fractions.max() < 1 + 2.0**-40 and abs(fractions.mean() - 0.5) < 0.05
 
 
 def test_bits_come_highest_first() -> None:
