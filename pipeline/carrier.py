@@ -327,8 +327,8 @@ class Carrier:
         if peer.socket is not None:
             log.warning("a second connection of %s was refused", peer.party.name)
             return web.Response(status=409)
-        if self._ending is not None and self._notice is None:
-            return web.Response(status=410)
+        if self._notice is None and (self._ending is not None or self._session.identifier is not None):
+            return web.Response(status=410)  # a party that was done and comes again is in another run
         socket = web.WebSocketResponse(compress=False, max_msg_size=MAX_FRAME_BYTES, timeout=self._settings.farewell)
         peer.socket = socket
         try:
@@ -368,6 +368,8 @@ class Carrier:
                     return
                 patience = Patience(self._settings.grace)
                 await self._talk(peer, socket)
+            if self._session.identifier is not None:
+                return
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), delay)
                 return

@@ -14,7 +14,9 @@ from dataclasses import replace
 import pytest
 from network import QUICK, WAIT, PartyProcess, at_once, new_node, outcome, small_study, until, until_failure
 
+from pipeline.dialling import LONGEST_DELAY
 from pipeline.errors import PeerError
+from pipeline.session import Finished
 
 PATIENT = replace(QUICK, beat=0.2, silence=10)  # two seconds
 
@@ -80,6 +82,24 @@ def test_a_party_that_dies_before_all_are_there_may_come_again(tmp_path):
             assert isinstance(result.result(5), bytes)
         finally:
             node.close()
+
+
+def finish(node, answers):
+    node.finish(WAIT)
+
+
+@pytest.mark.parametrize("party, wait", [(0, 0.5), (2, LONGEST_DELAY + 0.5)])  # it calls, and might be called
+def test_a_party_that_was_done_and_comes_again_does_not_disturb_the_end_of_the_others(tmp_path, party, wait):
+    with one_process(tmp_path, party, finish) as (process, nodes):
+        for node in nodes.values():
+            until(lambda node=node: isinstance(node._thread.carrier._session.states[party], Finished))
+        process.signal(signal.SIGKILL)
+        process.process.join()
+        again = new_node(tmp_path / "study.toml", party, PATIENT)
+        again.start()
+        assert isinstance(outcome(lambda: again.connect(wait, lambda names: None)), PeerError)
+        again.close()
+        at_once([lambda node=node: node.finish(5) for node in nodes.values()])
 
 
 def hold_the_interpreter(node, answers):
