@@ -8,6 +8,7 @@ sentence: what happened, at whose side, what to do.
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import os
 import signal
@@ -31,6 +32,8 @@ for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit state."""
     options = _parser().parse_args(arguments)
+    # Without --debug only our own sentences are written; libraries log what is handled where it is used.
+    logging.basicConfig(level=logging.DEBUG if options.debug else logging.CRITICAL + 1)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         command: Callable[[argparse.Namespace], int] = options.command
