@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import numpy as np
 import pytest
@@ -173,9 +174,10 @@ def test_a_constant_outcome_is_refused_and_nothing_else_is_opened() -> None:
     assert refusal.value.rule == "constant-outcome" and mpc.runtime.opened == ["outcome is constant"]
 
 
-def test_a_column_that_varies_by_a_few_steps_of_its_scale_is_refused() -> None:
+@pytest.mark.parametrize("share_of_range", [1e-12, 1e-9])
+def test_a_column_that_varies_by_a_few_steps_of_its_scale_is_refused(share_of_range: float) -> None:
     x, y = table("independent", 100, 4)
-    x[:, 1] = 1e-12 * x[:, 1]
+    x[:, 1] = share_of_range * x[:, 1]
     columns = encode(np.vstack((np.column_stack((x, y)), np.full(5, 30.0))))
     z = np.concatenate((np.ones((100, 1), dtype=object), columns.values[:100]), axis=1)
     lasso, mpc = solver(x, y, Model(0.1))
@@ -193,6 +195,29 @@ def test_without_convergence_only_failed_conditions_are_opened() -> None:
         asyncio.run(lasso.fit(lambda _: None))
     assert refusal.value.rule == "not-converged" and "2 iterations" in str(refusal.value)
     assert mpc.runtime.opened == ["outcome is constant", "spread is too small", "conditions hold"]
+
+
+class NeverContent(ClearArithmetic):
+    async def is_zero(self, name: str, x: Any) -> bool:
+        return await super().is_zero(name, x) and name != "conditions hold"
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_the_longest_run_opens_no_more_than_was_counted_and_not_much_less(fit_intercept: bool) -> None:
+    lasso, mpc = solver(*table("independent", 50, 3), Model(0.1, max_iterations=300, fit_intercept=fit_intercept))
+    lasso.mpc = NeverContent(mpc.prime_field, mpc.statistical_bits)
+    with pytest.raises(Refused, match="300 iterations"):
+        asyncio.run(lasso.fit(lambda _: None))
+    counted = masked_openings(3, 300)
+    assert counted / 8 < lasso.mpc.masked_openings <= counted
+
+
+def test_the_strongest_penalty_of_all_stays_within_the_bounds() -> None:
+    x, y = table("independent", 50, 3)
+    for standardize in (True, False):
+        for fit_intercept in (True, False):
+            found, _ = fitted(x, y + 5, Model(1e300, standardize=standardize, fit_intercept=fit_intercept))
+            assert found.coefficients == (0.0,) * 3
 
 
 def test_what_is_opened_is_what_is_listed_and_nothing_twice() -> None:
