@@ -188,6 +188,25 @@ def test_a_column_that_varies_by_a_few_steps_of_its_scale_is_refused(share_of_ra
     assert mpc.runtime.opened == ["outcome is constant", "spread is too small"]
 
 
+def test_a_mean_far_beyond_the_spread_is_refused_without_an_intercept() -> None:
+    x, y = table("independent", 100, 3)
+    x[:, 1] += 1e5
+    fitted(x, y, Model(0.1))
+    with pytest.raises(Refused, match="varies too little"):
+        fitted(x, y, Model(0.1, fit_intercept=False))
+
+
+def test_columns_of_sizes_too_far_apart_are_refused() -> None:
+    x, y = table("independent", 100, 3)
+    columns = encode(np.vstack((np.column_stack((x + [0, 1e4, 0], y * 1e-8)), [0, 1e4, 0, 30])))
+    z = np.concatenate((np.ones((100, 1), dtype=object), columns.values[:100]), axis=1)
+    lasso, mpc = solver(x, y, Model(0.0, fit_intercept=False))
+    gram = GramShare(100, FIELD_191, FIELD_191.from_ints(z.T @ z))
+    problem = Problem(lasso.model, (0,) * 4, 3, columns.exponents, columns.offsets)
+    with pytest.raises(Refused, match="varies too little"):
+        asyncio.run(SecureLasso(mpc, lasso.sizes, gram, problem).fit(lambda _: None))
+
+
 def test_without_convergence_only_failed_conditions_are_opened() -> None:
     x, y = table("pairs", 400, 20)
     lasso, mpc = solver(x, y, Model(strongest_penalty(x, y, 0.3), max_iterations=2))
