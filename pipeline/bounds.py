@@ -28,7 +28,7 @@ SPREAD_BITS = 14  # a column whose standard deviation is below 2^14 steps of its
 RATIO_BITS = 36  # standard deviations, in steps, of two columns differ by less than this factor
 # Results are opened no finer than they are used: exact ones would be equations from which, in a small model, the
 # sums and counts behind them could be computed (docs/leakage.md).
-SLOPE_BITS = 40  # slopes are opened as multiples of 2^-40, in steps of the outcome per step of the feature
+SLOPE_BITS = 48  # slopes are opened as multiples of 2^-48, in steps of the outcome per step of the feature
 INTERCEPT_NOISE_BITS = 13  # the intercept is opened up to about 2^13 steps of the outcome's scale, which has 2^44
 FIT_BITS = 30  # r2 and the outcome's variance are opened up to about 2^-30, relatively
 WIDE_FRACTIONAL_BITS = 88  # slopes before they are rounded to SLOPE_BITS

@@ -1,0 +1,7 @@
+"""Settings of all tests."""
+
+from hypothesis import settings
+
+# A machine that is busy with three parties and their workers is slow now and then; nothing here measures time.
+settings.register_profile("pipeline", deadline=None)
+settings.load_profile("pipeline")
