@@ -198,7 +198,7 @@ def test_a_mean_far_beyond_the_spread_is_refused_without_an_intercept() -> None:
 
 def test_columns_of_sizes_too_far_apart_are_refused() -> None:
     x, y = table("independent", 100, 3)
-    columns = encode(np.vstack((np.column_stack((x + [0, 1e4, 0], y * 1e-8)), [0, 1e4, 0, 30])))
+    columns = encode(np.vstack((np.column_stack((x + np.array([0, 1e4, 0]), y * 1e-7)), [0, 1e4, 0, 30])))
     z = np.concatenate((np.ones((100, 1), dtype=object), columns.values[:100]), axis=1)
     lasso, mpc = solver(x, y, Model(0.0, fit_intercept=False))
     gram = GramShare(100, FIELD_191, FIELD_191.from_ints(z.T @ z))
