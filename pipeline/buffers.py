@@ -131,6 +131,7 @@ class Shared:
         self.finished = False  # everybody has said Done, and ours has left
         self.outboxes = {peer: Outbox(outbox_bytes) for peer in peers}
         self.inbox = Inbox(inbox_bytes)
+        self.sent_bytes = 0  # payloads and frames, without HTTP and TLS; counted in the network's thread
 
     def raise_if_over(self) -> None:
         """Raise what ended the run, if it has ended."""

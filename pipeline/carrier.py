@@ -459,6 +459,7 @@ class Carrier:
             while True:
                 while frame := peer.next_frame():
                     await socket.send_bytes(frame)
+                    self._shared.sent_bytes += len(frame)
                 peer.idle.set()
                 if self._session.is_done:
                     self._publish()

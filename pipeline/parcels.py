@@ -85,6 +85,7 @@ class Sender:
             while self._outbox.parcels and (identifier := session()):
                 await self._deliver(identifier, self._outbox.parcels[0])
                 with self._shared.changed:
+                    self._shared.sent_bytes += len(self._outbox.parcels[0].payload)
                     self._outbox.acknowledged()
                     self._shared.changed.notify_all()
 

@@ -58,11 +58,17 @@ def result_document(
     *,
     records: int,
     iterations: int,
+    rounds: int,
+    sent_bytes: int,
     seconds: Mapping[str, float],
     model: OpenedModel | None,
     own_rows: OwnRows | None,
 ) -> dict[str, Any]:
-    """The content of `result.json`; the third party has neither `model` nor `own_rows`."""
+    """The content of `result.json`; the third party has neither `model` nor `own_rows`.
+
+    rounds : of communication in step 8, one after another.
+    sent_bytes : by this party to both others in all steps.
+    """
     settings = agreement.model
     document: dict[str, Any] = {
         "study": agreement.study.name,
@@ -90,6 +96,7 @@ def result_document(
     document["versions"] = {"pipeline": __version__} | {
         name: metadata.version(name) for name in ("mpyc", "phe", "numpy")
     }
+    document |= {"rounds": rounds, "sent_bytes": sent_bytes}
     document["seconds"] = {step: round(value, 3) for step, value in seconds.items()}
     return document
 

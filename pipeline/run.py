@@ -9,7 +9,6 @@ at all of them (3 or 4), and the result is written only when all is computed.
 from __future__ import annotations
 
 import asyncio
-import logging
 import multiprocessing
 import os
 import queue
@@ -34,8 +33,6 @@ from pipeline.transport import Node, abort_code
 
 FINISH_SECONDS = 60.0  # for the slowest party to come to the end; a dead one is noticed sooner
 GRACE_SECONDS = 5.0  # between a peer's failure and a hard exit, if something does not let go
-
-log = logging.getLogger(__name__)
 
 
 def load(path: Path, party_id: int, local: Path | None) -> tuple[Agreement, Local]:
@@ -70,7 +67,7 @@ def _fit_and_write(
 ) -> dict[str, Any]:
     started = time.monotonic()
     show.step("lasso on the shares")
-    fit = asyncio.run(_fit(agreement, party_id, node, joined, show))
+    fit, rounds = asyncio.run(_fit(agreement, party_id, node, joined, show))
     seconds = dict(joined.seconds) | {"lasso": time.monotonic() - started}
     own_rows = OwnRows(joined.read, joined.dropped) if joined.offsets is not None else None
     model = None
@@ -81,6 +78,8 @@ def _fit_and_write(
         agreement,
         records=joined.gram.records,
         iterations=fit.iterations,
+        rounds=rounds,
+        sent_bytes=node.sent_bytes,
         seconds=seconds,
         model=model,
         own_rows=own_rows,
@@ -96,7 +95,8 @@ def _fit_and_write(
     return document
 
 
-async def _fit(agreement: Agreement, party_id: int, node: Node, joined: JoinResult, show: Reporter) -> Fit:
+async def _fit(agreement: Agreement, party_id: int, node: Node, joined: JoinResult, show: Reporter) -> tuple[Fit, int]:
+    """Step 8; the model and the number of rounds."""
     peers = [party.id for party in agreement.parties if party.id != party_id]
     runtime = make_runtime(party_id, {peer: node.link(peer) for peer in peers})
     loop = asyncio.get_running_loop()
@@ -111,8 +111,7 @@ async def _fit(agreement: Agreement, party_id: int, node: Node, joined: JoinResu
     fit = await runtime.supervise(
         secure_lasso.fit(runtime, joined.gram, problem, lambda iteration: show.advance(iteration, limit))
     )
-    log.info("step 8: %d rounds", runtime.rounds)
-    return fit
+    return fit, runtime.rounds
 
 
 def _problem(agreement: Agreement, joined: JoinResult) -> Problem:

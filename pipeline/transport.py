@@ -61,6 +61,11 @@ class Node:
         """What ended the run, if it has failed."""
         return self._shared.failure
 
+    @property
+    def sent_bytes(self) -> int:
+        """What this party has sent so far, without HTTP and TLS."""
+        return self._shared.sent_bytes
+
     def on_failure(self, callback: Callable[[PipelineError], None]) -> None:
         """Have `callback` called, in the network's thread, when the run fails; at once if it has failed."""
         with self._shared.changed:

@@ -75,6 +75,10 @@ def test_diabetes_is_as_scikit_learn_has_it_and_the_third_party_gets_no_model(tm
     for key in ("coefficients", "intercept", "fit", "own_rows"):
         assert key not in third_party
     assert third_party["iterations"] == hospital["iterations"] and third_party["records"] == 442
+    assert hospital["rounds"] == insurer["rounds"] == third_party["rounds"] > 100
+    ciphertexts = 2 * 442 * 2048 // 4  # bytes: scrambled dataset and random share, or both masked shares
+    for document in (hospital, insurer, third_party):
+        assert ciphertexts < document["sent_bytes"] < 4 * ciphertexts
     assert hospital["versions"]["pipeline"] and set(hospital["seconds"]) == {"prepare", "join", "share", "lasso"}
 
 
