@@ -1,40 +1,32 @@
-"""Step 7 by three processes: dealing Shamir shares and the Gram matrix.
+"""Step 7 by three processes, dealing Shamir shares and adding up the Gram matrix; and both apart.
 
-    OPENBLAS_NUM_THREADS=1 python -m benchmarks.sharing --rows 5000 200000 1000000
-
-Shares travel over local pipes. Per party: seconds of CPU (with the pipes, without
-making the input), rows per second of CPU, resident memory at the most, and how
-much of it came on top of the additive shares the party began with. The first
-row of every Gram matrix is checked against the column sums.
-
-Then dealing and the Gram matrix apart; one party's work on the smallest size with
-arrays of Python integers, from the same streams, whose Gram matrix must be the
-same; and products of square matrices against those of Python integers. All these
-in seconds of CPU.
-
-Without OPENBLAS_NUM_THREADS=1 every process starts a BLAS thread for each core,
-and these wait for one another spinning.
+Shares travel over local pipes. Seconds are processor time with the pipes,
+without making the input. The first row of every Gram matrix is checked against
+the column sums. The baseline is one party's work with arrays of Python
+integers, from the same streams; both Gram matrices must be the same.
 """
 
 from __future__ import annotations
 
-import argparse
 import resource
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.field import FIELD_127, FIELD_191, FIELD_254, PrimeField, PseudorandomElements
-from pipeline.messages import Bytes, Outgoing, Words
+from benchmarks.measuring import Figure, Sizes, Stopwatch, best
+from pipeline.field import FIELD_191, FIELD_254, PrimeField, PseudorandomElements
+from pipeline.messages import PART_BYTES, Bytes, Outgoing, Words
 from pipeline.share_convert import ControllerSharing, Dealer, SharingSetting, ThirdPartySharing
 
-FIELDS = {field.bits: field for field in (FIELD_127, FIELD_191, FIELD_254)}
 SESSION = bytes(32)
 CHUNK = 10_000  # rows made at a time, so that making the input is not what takes the memory
+OBJECT_ROWS = 5_000  # Python integers take seconds for them
+OBJECTS = "Python integers"
 LINKS = ((0, 1), (1, 2), (1, 0), (0, 2))  # sender, receiver
 
 
@@ -61,8 +53,8 @@ def additive_share(owner: int, rows: int, width: int, *, masked: bool) -> Bytes:
     return result
 
 
-def setting_for(rows: int, columns: int, field: PrimeField) -> SharingSetting:
-    return SharingSetting(SESSION, (0, 1), {0: columns // 2, 1: columns - columns // 2}, field, rows)
+def setting_for(rows: int, columns: int) -> SharingSetting:
+    return SharingSetting(SESSION, (0, 1), {0: columns // 2, 1: columns - columns // 2}, FIELD_191, rows)
 
 
 def additive_shares(party: int, setting: SharingSetting) -> tuple[Bytes, Bytes]:
@@ -109,10 +101,9 @@ def play(
     report.send((*seconds, peak_mib(), peak_mib() - before, role.result.gram[0]))
 
 
-def run(rows: int, columns: int, field: PrimeField) -> float:
-    """Measure, print and check one size; return the CPU seconds of the slowest party."""
+def run(setting: SharingSetting) -> list[tuple[float, float, float, float, Words]]:
+    """Measure one size; per party wall and CPU seconds, peak MiB, MiB on top of the input, first row."""
     context = get_context("spawn")
-    setting = setting_for(rows, columns, field)
     pipes = {link: context.Pipe(duplex=False) for link in LINKS}
     reports = [context.Pipe() for _ in range(3)]
     processes = [
@@ -137,12 +128,8 @@ def run(rows: int, columns: int, field: PrimeField) -> float:
     results = [ours.recv() for ours, _ in reports]
     for process in processes:
         process.join()
-    wall = max(result[0] for result in results)
-    print(f"{rows:>8} x {columns}, {field.name}: {wall:.2f} s until all three are done")
-    for party, (_, cpu, peak, growth, _) in enumerate(results):
-        print(f"    party {party}: {cpu:7.3f} s CPU {rows / cpu:10.0f} rows/s {peak:7.0f} MiB, {growth:4.0f} on top")
     check_sums(setting, [result[4] for result in results])
-    return max(float(result[1]) for result in results)
+    return results
 
 
 def check_sums(setting: SharingSetting, first_rows: list[Words]) -> None:
@@ -163,94 +150,84 @@ def numbers(slots: Bytes) -> NDArray[np.object_]:
     return np.array(flat, dtype=object).reshape(slots.shape[:2])
 
 
-def object_gram(
-    setting: SharingSetting, own: Bytes, masks: Bytes, dealt: NDArray[np.object_], derived: NDArray[np.object_]
-) -> NDArray[np.object_]:
-    """Party 1's work with Python integers, `dealt` and `derived` being drawn already."""
+@dataclass(frozen=True)
+class Alone:
+    """Party 1's processor seconds for dealing and for its Gram matrix, by both kinds of arithmetic."""
+
+    dealing: float
+    gram: float
+    dealing_objects: float
+    gram_objects: float
+
+
+def alone(rows: int, columns: int) -> Alone:
+    """Party 1 alone, in this process. The Python integers do not pay for drawing the streams."""
+    setting = setting_for(rows, columns)
+    field = setting.field
+    own, masks = additive_shares(1, setting)
+    streams = [setting.stream(dealer, bytes([dealer]) * 32) for dealer in (0, 1)]
+    derived, dealt = (field.to_ints(setting.derived(stream, range(rows))) for stream in streams)
+    watch = Stopwatch(time.process_time)
+    kept = watch.time("dealing objects", lambda: deal_objects(setting, own, masks, dealt))
+    expected = watch.time("gram objects", lambda: object_gram(setting, (kept + derived) % field.p))
+    dealer = Dealer(setting, 1, streams[1], own, masks)
+    accumulator = setting.accumulator()
+    for part in setting.parts(PART_BYTES):
+        shares, _ = watch.time("dealing", lambda part=part: dealer.deal(part))
+        shares = field.add(shares, setting.derived(streams[0], part))
+        watch.time("gram", lambda shares=shares: accumulator.add(shares))
+    gram = watch.time("gram", accumulator.result)
+    assert (field.to_ints(gram) == expected).all(), "the two Gram matrices differ"
+    names = ("dealing", "gram", "dealing objects", "gram objects")
+    return Alone(*(watch.seconds[name] for name in names))
+
+
+def deal_objects(setting: SharingSetting, own: Bytes, masks: Bytes, dealt: NDArray[np.object_]) -> NDArray[np.object_]:
+    """What the dealer keeps, with Python integers, `dealt` being drawn already."""
     p = setting.field.p
     secret = np.concatenate([-numbers(masks), numbers(own) - (1 << 43)], axis=1) % p
     slope = (dealt - secret) * pow(3, -1, p) % p
     sent = (secret + slope) % p
-    kept = (sent + slope) % p
-    z = np.concatenate([np.ones((len(kept), 1), dtype=object), (kept + derived) % p], axis=1)
-    gram: NDArray[np.object_] = z.T.dot(z) % p
+    kept: NDArray[np.object_] = (sent + slope) % p
+    return kept
+
+
+def object_gram(setting: SharingSetting, shares: NDArray[np.object_]) -> NDArray[np.object_]:
+    z = np.concatenate([np.ones((len(shares), 1), dtype=object), shares], axis=1)
+    gram: NDArray[np.object_] = z.T.dot(z) % setting.field.p
     return gram
 
 
-def compare_with_objects(rows: int, columns: int, field: PrimeField) -> None:
-    """Party 1 alone, in this process, both ways."""
-    setting = setting_for(rows, columns, field)
-    own, masks = additive_shares(1, setting)
-    streams = [setting.stream(dealer, bytes([dealer]) * 32) for dealer in (0, 1)]
-    derived, dealt = (field.to_ints(setting.derived(stream, range(rows))) for stream in streams)
-    start = time.process_time()
-    expected = object_gram(setting, own, masks, dealt, derived)
-    slow = time.process_time() - start
-    start = time.process_time()
-    gram = vectorised_gram(setting, own, masks, streams[0])
-    fast = time.process_time() - start
-    assert (field.to_ints(gram) == expected).all(), "the two Gram matrices differ"
-    print(f"{rows:>8} x {columns}, {field.name}, party 1 alone: Python integers {slow:.2f} s (streams not counted),")
-    print(f"    this arithmetic {fast:.3f} s (with streams), {slow / fast:.0f} times faster; Gram matrices equal")
+def sharing(sizes: Sizes) -> Iterator[Figure]:
+    """Step 7 in three processes at full size, and dealing alone beside Python integers."""
+    rows, columns = sizes.rows(200_000), sizes.columns() + 1
+    size: dict[str, int | float] = {"rows": rows, "columns": columns}
+    results = run(setting_for(rows, columns))
+    yield Figure("sharing", "step 7, three processes", size, max(r[0] for r in results), "s")
+    yield Figure("sharing", "step 7, the busiest party", size, max(r[1] for r in results), "s CPU")
+    yield Figure("sharing", "memory on top of the additive shares", size, max(r[3] for r in results), "MiB")
+    few = min(rows, OBJECT_ROWS)
+    one = alone(few, columns)
+    size = {"rows": few, "columns": columns}
+    yield Figure("sharing", "deal", size, one.dealing / few * 1e6, "µs a row", one.dealing_objects / few * 1e6, OBJECTS)
 
 
-def vectorised_gram(setting: SharingSetting, own: Bytes, masks: Bytes, other: PseudorandomElements) -> Words:
-    dealer = Dealer(setting, 1, setting.stream(1, bytes([1]) * 32), own, masks)
-    gram = setting.accumulator()
-    for rows in setting.parts(4 << 20):
-        kept, _ = dealer.deal(rows)
-        gram.add(setting.field.add(kept, setting.derived(other, rows)))
-    return gram.result()
+def gram(sizes: Sizes) -> Iterator[Figure]:
+    """The Gram matrix of shares, and the products of matrices step 8 needs."""
+    columns = sizes.columns() + 1
+    few = min(sizes.rows(OBJECT_ROWS), OBJECT_ROWS)
+    one = alone(few, columns)
+    size: dict[str, int | float] = {"rows": few, "columns": columns}
+    yield Figure("gram", "Gram matrix", size, one.gram / few * 1e6, "µs a row", one.gram_objects / few * 1e6, OBJECTS)
+    for field in (FIELD_191, FIELD_254):
+        yield product(field, columns - 1)
 
 
-def measure_steps(rows: int, columns: int, field: PrimeField) -> None:
-    """Dealing alone and the Gram matrix alone, in parts of the usual size, in this process."""
-    setting = setting_for(rows, columns, field)
-    dealer = Dealer(setting, 1, setting.stream(1, bytes(32)), *additive_shares(1, setting))
-    gram = setting.accumulator()
-    dealing = adding = 0.0
-    for part in setting.parts(4 << 20):
-        start = time.process_time()
-        kept, _ = dealer.deal(part)
-        dealt = time.process_time()
-        gram.add(kept)
-        dealing, adding = dealing + dealt - start, adding + time.process_time() - dealt
-    print(
-        f"{rows:>8} x {columns}, {field.name}: dealing {rows / dealing:.0f}, Gram matrix {rows / adding:.0f} rows/s CPU"
-    )
-
-
-def compare_products(field: PrimeField) -> None:
+def product(field: PrimeField, d: int) -> Figure:
     stream = PseudorandomElements(field, bytes(32))
-    for d in (30, 100, 200):
-        a, b = (stream.elements(i * d * d, d * d).reshape(d, d, field.words) for i in (0, 1))
-        times = []
-        for _ in range(3):
-            start = time.process_time()
-            product = field.matmul(a, b)
-            times.append(time.process_time() - start)
-        x, y = field.to_ints(a), field.to_ints(b)
-        start = time.process_time()
-        expected = x.dot(y) % field.p
-        slow = time.process_time() - start
-        assert (field.to_ints(product) == expected).all()
-        print(f"    {d} x {d} times {d} x {d}: {min(times) * 1e3:.2f} ms, Python integers {slow * 1e3:.1f} ms")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[5_000, 200_000])
-    parser.add_argument("--columns", type=int, default=31)
-    parser.add_argument("--field", type=int, choices=FIELDS, default=191, help="bits of the prime")
-    options = parser.parse_args()
-    field = FIELDS[options.field]
-    for rows in options.rows:
-        run(rows, options.columns, field)
-    measure_steps(min(max(options.rows), 50_000), options.columns, field)
-    compare_with_objects(min(options.rows), options.columns, field)
-    print(f"matrix products, {field.name}")
-    compare_products(field)
-
-
-if __name__ == "__main__":
-    main()
+    a, b = (stream.elements(i * d * d, d * d).reshape(d, d, field.words) for i in (0, 1))
+    x, y = field.to_ints(a), field.to_ints(b)
+    assert (field.to_ints(field.matmul(a, b)) == x.dot(y) % field.p).all()
+    ours, objects = best(lambda: field.matmul(a, b), lambda: x.dot(y) % field.p)
+    what = f"product of two matrices modulo a prime of {field.bits} bits"
+    return Figure("gram", what, {"features": d}, ours * 1e3, "ms", objects * 1e3, OBJECTS)
