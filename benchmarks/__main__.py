@@ -46,20 +46,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if unknown := [part for part in options.part if part not in PARTS]:
         parser.error(f"there is no part {unknown[0]}; there are {', '.join(PARTS)}")
-    console = Console(width=None if sys.stdout.isatty() else 140)
     sizes = Sizes(options.size, options.features, options.bits)
     figures: list[Figure] = []
     for part in options.part or PARTS:
         measured = list(PARTS[part](sizes))
-        show(console, measured)
+        show(console(), measured)
         figures += measured
     if options.json:
-        content = document(["python -m benchmarks", *_without_file(arguments)], figures)
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        save(options.json, " ".join(["python -m benchmarks", *_without_file(arguments)]), figures)
 
 
-def show(console: Console, figures: Iterable[Figure]) -> None:
+def console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
+def save(file: Path, command: str, figures: Iterable[Figure]) -> None:
+    """Write what was measured, and by which command."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(document(command, figures), indent=1, ensure_ascii=False)
+    file.write_text(content + "\n", encoding="utf-8")
+
+
+def show(screen: Console, figures: Iterable[Figure]) -> None:
     """Print a table for each part."""
     for part, group in groupby(figures, key=lambda figure: figure.part):
         table = Table(title=part, title_justify="left")
@@ -70,7 +78,7 @@ def show(console: Console, figures: Iterable[Figure]) -> None:
             baseline = "" if figure.baseline is None else report.number(figure.baseline)
             ratio = "" if figure.ratio is None else f"{figure.ratio:,.1f}"
             table.add_row(figure.what, size, report.number(figure.value), figure.unit, baseline, ratio, figure.beside)
-        console.print(table)
+        screen.print(table)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -82,11 +82,11 @@ def best(*calls: Callable[[], object], clock: Callable[[], float] = time.process
     return [min(times) for times in zip(*([timed(call, clock) for call in calls] for _ in range(ROUNDS)), strict=True)]
 
 
-def document(command: Iterable[str], figures: Iterable[Figure]) -> dict[str, Any]:
+def document(command: str, figures: Iterable[Figure]) -> dict[str, Any]:
     """The content of a JSON file of measurements."""
     entries = [asdict(figure) | {"ratio": figure.ratio} for figure in figures]
     return {
-        "command": " ".join(command),
+        "command": command,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": machine(),
         "versions": {"python": platform.python_version()} | _versions(),

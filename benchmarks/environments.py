@@ -1,0 +1,24 @@
+"""Environments of their own for what cannot live beside our packages, from the package index."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks import ROOT
+
+FOLDER = ROOT / "benchmarks" / ".environments"
+
+
+def python_with(name: str, *requirements: str, folder: Path = FOLDER) -> Path:
+    """Return the interpreter of the environment `name`, made when it is not there with just these requirements."""
+    place = folder / name
+    python, stamp = place / "bin" / "python", place / "installed"
+    wanted = "\n".join(requirements)
+    if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
+        print(f"Making an environment with {', '.join(requirements)} ...", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(place)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *requirements], check=True)
+        stamp.write_text(wanted, encoding="utf-8")
+    return python

@@ -1,0 +1,1 @@
+"""The pilot's published software on the tables of our own measurements."""

@@ -1,0 +1,1 @@
+"""The same fit by SecretFlow's SPU."""
