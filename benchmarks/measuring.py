@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROUNDS = 3
+ACCURACY = "sd"  # a unit: standard deviations of the outcome per one of the feature
 PACKAGES = ("mpyc", "phe", "gmpy2", "numpy", "aiohttp", "cryptography", "scikit-learn")
 
 
@@ -52,8 +53,8 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """How many times more the baseline takes."""
-        return self.baseline / self.value if self.baseline and self.value else None
+        """How many times more the baseline takes; None for what is no cost."""
+        return self.baseline / self.value if self.baseline and self.value and self.unit != ACCURACY else None
 
 
 @dataclass

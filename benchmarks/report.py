@@ -53,7 +53,7 @@ def table(part: str, content: dict[str, Any]) -> str:
 def baseline(figure: dict[str, Any]) -> list[str]:
     if figure["baseline"] is None:
         return ["–", "–", "–"]
-    return [number(figure["baseline"]), figure["beside"], number(figure["ratio"])]
+    return [number(figure["baseline"]), figure["beside"], "–" if figure["ratio"] is None else number(figure["ratio"])]
 
 
 def size(values: dict[str, float]) -> str:

@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def run_join(python: Path, x: Any, y: Any, bits: int) -> float:
                 process.kill()
                 process.wait()
         ended = {player: json.loads(results[player].read_text(encoding="utf-8")) for player in PLAYERS}
-    joined = sum(np.array(ended[player]["shares"], dtype=float) for player in PLAYERS[:2])
+    shares = (np.vectorize(Fraction, otypes=[object])(ended[player]["shares"]) for player in PLAYERS[:2])
+    joined = sum(shares).astype(float)
     expected = np.column_stack([halves["alice"], halves["bob"]])
     assert np.abs(joined[joined[:, 0].argsort()] - expected[expected[:, 0].argsort()]).max() < CLOSE, "a wrong join"
     return float(max(ended[player]["seconds"] for player in PLAYERS))
