@@ -282,6 +282,7 @@ class SecureLasso:
                 relative = await mpc.product(relative, ratios[features], F, 2 * F + 8)
             relative = await mpc.product(relative, ratios[-1:], F, 2 * F + 8)
         tau = tau + (1 - spread.at_least[features, 0]) * ONE  # a constant feature is removed
+        tau = tau + 4  # units in the last place: not negative by rounding, or both sides of 0 would be beyond it
         floor = fixed(smallest_tolerance(self.d))
         tolerance = await mpc.truncate((relative + floor) * fixed(MARGIN), F, 2 * F + 8)
         sign_is_free = await mpc.nonnegative(tolerance - 8 * tau, F + 10)

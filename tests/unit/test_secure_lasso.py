@@ -108,6 +108,29 @@ def test_without_a_penalty_it_is_least_squares(kind: str) -> None:
         assert found.coefficients == pytest.approx(expected.coefficients, abs=1e-8)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 1e-300])
+@pytest.mark.parametrize("standardize", [True, False])
+def test_a_feature_that_has_nothing_to_do_with_the_outcome_does_no_harm(alpha: float, standardize: bool) -> None:
+    a, b = np.array([1.0, 1, -1, -1] * 20), np.array([1.0, -1, 1, -1] * 20)
+    for seed in range(5):
+        lasso, _ = solver(np.column_stack((a, b)), 3 * a + 2 * a * b, Model(alpha, standardize=standardize))
+        lasso.mpc = ClearArithmetic(lasso.mpc.prime_field, lasso.mpc.statistical_bits, seed)
+        found = asyncio.run(lasso.fit(lambda _: None))
+        assert found.coefficients == pytest.approx([3, 0], abs=1e-10)
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_a_penalty_of_nothing_is_not_negative_by_rounding(standardize: bool, fit_intercept: bool) -> None:
+    lasso, mpc = solver(*table("independent", 60, 20), Model(0.0, standardize=standardize, fit_intercept=fit_intercept))
+
+    async def penalties() -> list[int]:
+        norm, spread = await lasso.scales(await lasso.moments())
+        return [_signed(mpc, x) for x in (await lasso.thresholds(norm, spread)).tau.value]
+
+    assert all(0 <= x < 100 for x in asyncio.run(penalties()))
+
+
 def test_a_single_feature_is_enough() -> None:
     x, y = table("independent", 100, 1)
     close_to_scikit_learn(x, y, Model(0.1), fitted(x, y, Model(0.1))[0])
