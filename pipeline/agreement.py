@@ -23,6 +23,7 @@ from pipeline.pins import fingerprint
 
 Role = Literal["controller", "third-party"]
 Kind = Literal["numeric", "category"]
+Keys = Literal["standard", "subgroup"]
 
 HTTPS_PORT = 443
 MAX_CANONICAL_BYTES = 4 << 20  # of an agreement from a peer
@@ -106,6 +107,7 @@ class Study:
 @dataclass(frozen=True)
 class Join:
     paillier_bits: int = 3072
+    keys: Keys = "standard"  # what the other kind costs and gives is in `docs/threat-model.md`
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class Agreement:
         return {
             "study": {"name": self.study.name, "min_records": self.study.min_records},
             "party": [_canonical_party(party) for party in self.parties],
-            "join": {"paillier_bits": self.join.paillier_bits},
+            "join": {"paillier_bits": self.join.paillier_bits, "keys": self.join.keys},
             "model": {
                 "kind": self.model.kind,
                 "alpha": self.model.alpha,

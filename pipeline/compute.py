@@ -38,6 +38,7 @@ from pipeline.errors import LocalProtocolError, PipelineError
 from pipeline.messages import Bytes
 from pipeline.paillier import (
     Decryptor,
+    EncryptionKey,
     KeyPair,
     OwnEncryptor,
     PeerEncryptor,
@@ -73,8 +74,8 @@ class Keyring:
     def own_encryptor(self, session: bytes) -> OwnEncryptor:
         return self._once(("own", session), lambda: OwnEncryptor(self._own(), session, self._rng))
 
-    def peer_encryptor(self, session: bytes, n: int) -> PeerEncryptor:
-        return self._once(("peer", session, n), lambda: PeerEncryptor(n, session, self._rng))
+    def peer_encryptor(self, key: EncryptionKey) -> PeerEncryptor:
+        return self._once(("peer", key), lambda: PeerEncryptor(key, self._rng))
 
     def decryptor(self) -> Decryptor:
         return self._once("decryptor", lambda: Decryptor(self._own()))
@@ -112,14 +113,13 @@ class EncryptOwn:
 
 @dataclass(frozen=True)
 class EncryptPeer:
-    """Plaintexts to ciphertexts under the other controller's modulus n."""
+    """Plaintexts to ciphertexts under the other controller's key."""
 
     job: ClassVar[int] = POWERS_A_JOB
-    session: bytes
-    n: int
+    key: EncryptionKey
 
     def __call__(self, keyring: Keyring, plaintexts: Bytes) -> Bytes:
-        return keyring.peer_encryptor(self.session, self.n).encrypt(plaintexts)
+        return keyring.peer_encryptor(self.key).encrypt(plaintexts)
 
 
 @dataclass(frozen=True)
@@ -138,11 +138,10 @@ class ObfuscatePeer:
     """A range to as many obfuscators for the other controller's key, for `encrypt_with`."""
 
     job: ClassVar[int] = POWERS_A_JOB
-    session: bytes
-    n: int
+    key: EncryptionKey
 
     def __call__(self, keyring: Keyring, places: range) -> Bytes:
-        return keyring.peer_encryptor(self.session, self.n).obfuscators(len(places))
+        return keyring.peer_encryptor(self.key).obfuscators(len(places))
 
 
 @dataclass(frozen=True)

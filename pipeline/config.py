@@ -29,6 +29,7 @@ from pipeline.agreement import (
     Agreement,
     Column,
     Join,
+    Keys,
     Kind,
     Model,
     Party,
@@ -47,6 +48,7 @@ __all__ = [
     "Column",
     "Join",
     "KeyPlaces",
+    "Keys",
     "Kind",
     "Local",
     "Model",
@@ -256,11 +258,12 @@ def _study(table: Table) -> Study:
 
 
 def _join(table: Table) -> Join:
-    table.refuse_unknown(("paillier_bits",))
+    table.refuse_unknown(("paillier_bits", "keys"))
     bits = _or(table.whole("paillier_bits", *PAILLIER_BITS), Join.paillier_bits)
     if bits % 8:
         table.fault("paillier_bits", f"must be a multiple of 8, for example {Join.paillier_bits}")
-    return Join(bits)
+    keys = cast("Keys | None", table.choice("keys", ("standard", "subgroup"), hint=True))
+    return Join(bits, _or(keys, Join.keys))
 
 
 def _model(table: Table) -> Model:

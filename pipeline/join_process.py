@@ -27,9 +27,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from pipeline import bounds, matching, wire
+from pipeline import bounds, matching, subgroup_keys, wire
 from pipeline.compute import Workers, cores, die_with_parent, no_core_dump
-from pipeline.config import Agreement, Local
+from pipeline.config import Agreement, Join, Local
 from pipeline.driver import Mailbox, Role, drive
 from pipeline.errors import (
     DataError,
@@ -205,7 +205,7 @@ def _steps(connection: Connection, agreement: Agreement, local: Local, party_id:
     own = _prepare(agreement, local, party_id)
     seconds = {"prepare": clock.lap()}
     connection.send(("ready",))
-    keypair = KeyPair.generate(agreement.join.paillier_bits) if own is not None else None
+    keypair = _new_key(agreement.join) if own is not None else None
     with Workers.spawn(cores(), keypair) as workers:  # they come up while the others are awaited
         match connection.recv():
             case ("session", bytes(session)):
@@ -215,7 +215,8 @@ def _steps(connection: Connection, agreement: Agreement, local: Local, party_id:
         mailbox = Mailbox(PipeChannel(connection, session))
         progress = PipeProgress(connection)
         setting = Setting.of(agreement, session)
-        cryptography = PaillierWorkers(workers, session, keypair.modulus if keypair else b"")
+        public = (keypair.modulus, keypair.base) if keypair is not None else ()
+        cryptography = PaillierWorkers(workers, session, *public)
         del keypair
         role = _join_role(party_id, setting, own, cryptography, progress)
         joined = drive(role, mailbox, (ShareKey, ShamirShare))
@@ -242,6 +243,12 @@ def _prepare(agreement: Agreement, local: Local, party_id: int) -> _OwnTable | N
         return _OwnTable(prepared, encode(prepared.values, party, bounds.offset_bits(agreement.model.fit_intercept)))
     except DataError as error:
         raise DataError(f"{local.data}: {fault}" for fault in error.faults) from error
+
+
+def _new_key(join: Join) -> KeyPair:
+    if join.keys == "subgroup":
+        return subgroup_keys.generate(join.paillier_bits, secrets.token_bytes)
+    return KeyPair.generate(join.paillier_bits)
 
 
 def _join_role(

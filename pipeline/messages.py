@@ -61,6 +61,18 @@ class PublicKey:
 
 
 @dataclass(frozen=True, slots=True)
+class SubgroupKey:
+    """Controller to controller, in place of `PublicKey` where subgroup keys are agreed."""
+
+    modulus: bytes  # big-endian
+    base: bytes  # of the obfuscators, modulo the square of the modulus, big-endian
+
+    def __post_init__(self) -> None:
+        _require(0 < len(self.modulus) <= 2048, "modulus of wrong length")
+        _require(len(self.base) == 2 * len(self.modulus), "base of wrong length")
+
+
+@dataclass(frozen=True, slots=True)
 class Columns:
     """Controller to controller: the binary exponent of each column's fixed-point scale."""
 
@@ -154,6 +166,7 @@ class ShamirShare:
 Message: TypeAlias = (
     KeyContribution
     | PublicKey
+    | SubgroupKey
     | Columns
     | ScrambledDataset
     | IntersectionSize

@@ -1,16 +1,19 @@
 """Arrays of Paillier ciphertexts, bytes in and bytes out.
 
-Keys are phe's. Encryption is phe's too, c = (1 + m n) h^e mod n^2, but at raw
-level: integers only, one public scale, so no ciphertext comes with the
-exponent by which phe's EncryptedNumber tells magnitudes.
+Standard keys are phe's; `subgroup_keys` makes the others. Encryption is phe's
+too, c = (1 + m n) h^e mod n^2, but at raw level: integers only, one public
+scale, so no ciphertext comes with the exponent by which phe's EncryptedNumber
+tells magnitudes.
 
-Obfuscators come from the group <h> of a base h that everybody computes from
-session and modulus and nobody chooses. An obfuscator is h^e with e uniform
-below 2^(bits + 80): within 2^-80 of uniform in <h>, whoever makes it, the
-owner of the key or the peer. The third party's product of a row and a mask
-then says nothing about which row it was. Two ways to lose that, both shown in
-the tests: owner and peer drawing from different groups, and adding the mask in
-plaintext. `docs/protocol.md` has the proof.
+Obfuscators come from the group <h> of a base h. With standard keys everybody
+computes it from session and modulus and nobody chooses it; with subgroup keys
+the owner of the key publishes it. An obfuscator is h^e with e uniform below a
+power of two that is 80 bits longer than the group's order can be: within 2^-80
+of uniform in <h>, whoever makes it, the owner of the key or the peer. The third
+party's product of a row and a mask then says nothing about which row it was.
+Two ways to lose that, both shown in the tests: owner and peer drawing from
+different groups, and adding the mask in plaintext. `docs/protocol.md` has the
+proof.
 
 Arrays are uint8: plaintexts little-endian (rows, ciphertexts per row, bits/8),
 ciphertexts big-endian (rows, ciphertexts per row, 2*bits/8). gmpy2 numbers
@@ -40,6 +43,7 @@ RandomBytes: TypeAlias = Callable[[int], bytes]
 
 BASE_LABEL = b"secure-lasso-pipeline/paillier-base/v1"
 HIDING_BITS = 80  # an exponent is that much longer than any group order
+ORDER_BITS = 256  # of each prime of the order of a subgroup key's base
 SMALL_FACTOR_LIMIT = 1 << 16
 RESIDUE_BYTES = 16  # of the digest that stands for c mod n
 
@@ -50,7 +54,7 @@ def ciphertext_bytes(bits: int) -> int:
 
 
 def exponent_bytes(bits: int) -> int:
-    """Return the length of the exponent of an obfuscator."""
+    """Return the length of an exponent for a group whose order has at most `bits` bits."""
     return (bits + HIDING_BITS) // 8
 
 
@@ -58,11 +62,43 @@ def exponent_bytes(bits: int) -> int:
 
 
 @dataclass(frozen=True)
+class EncryptionKey:
+    """What encrypts: the modulus, the base of the obfuscators, and how long their exponents are. Public."""
+
+    n: int
+    base: int
+    exponent_bytes: int
+
+    @classmethod
+    def standard(cls, n: int, session: bytes) -> EncryptionKey:
+        """The base is that of the session; any group modulo n^2 it can generate has an order below n."""
+        return cls(n, base(session, n), exponent_bytes(_bits(n)))
+
+    @classmethod
+    def subgroup(cls, n: int, base: int) -> EncryptionKey:
+        """The base is the owner's, of an order of twice ORDER_BITS."""
+        return cls(n, base, exponent_bytes(2 * ORDER_BITS))
+
+
+@dataclass(frozen=True)
+class Subgroup:
+    """The hidden subgroup of a key: a prime of p - 1, one of q - 1, and a base of their product as order."""
+
+    of_p: int = field(repr=False)
+    of_q: int = field(repr=False)
+    base: int = field(repr=False)  # the only public one; modulo n^2
+
+
+@dataclass(frozen=True)
 class KeyPair:
-    """The primes of a Paillier key. Secret: neither printed nor written anywhere."""
+    """The primes of a Paillier key. Secret: neither printed nor written anywhere.
+
+    subgroup : None for a standard key.
+    """
 
     p: int = field(repr=False)
     q: int = field(repr=False)
+    subgroup: Subgroup | None = field(default=None, repr=False)
 
     @classmethod
     def generate(cls, bits: int) -> KeyPair:
@@ -78,6 +114,22 @@ class KeyPair:
     def modulus(self) -> bytes:
         """The modulus as it is sent, big-endian."""
         return self.n.to_bytes(_bits(self.n) // 8, "big")
+
+    @property
+    def base(self) -> bytes:
+        """The published base as it is sent, big-endian; empty for a standard key."""
+        return b"" if self.subgroup is None else self.subgroup.base.to_bytes(ciphertext_bytes(_bits(self.n)), "big")
+
+    @property
+    def orders(self) -> tuple[int, int]:
+        """Multiples of the orders of the base modulo p^2 and modulo q^2: exponents count modulo these."""
+        return (self.p - 1, self.q - 1) if self.subgroup is None else (self.subgroup.of_p, self.subgroup.of_q)
+
+    def encryption_key(self, session: bytes) -> EncryptionKey:
+        """The public half."""
+        if self.subgroup is None:
+            return EncryptionKey.standard(self.n, session)
+        return EncryptionKey.subgroup(self.n, self.subgroup.base)
 
 
 def check_modulus(modulus: bytes, bits: int, own: int | None) -> int:
@@ -126,9 +178,8 @@ def base(session: bytes, n: int) -> int:
     return int(gmpy2.powmod(y, n, n * n))
 
 
-def draw_exponents(count: int, bits: int, rng: RandomBytes) -> Bytes:
-    """Return exponents uniform below 2^(bits + 80), little-endian, uint8 of shape (count, exponent bytes)."""
-    length = exponent_bytes(bits)
+def draw_exponents(count: int, length: int, rng: RandomBytes) -> Bytes:
+    """Return exponents uniform in `length` bytes, little-endian, uint8 of shape (count, length)."""
     return np.frombuffer(rng(count * length), np.uint8).reshape(count, length)
 
 
@@ -164,8 +215,8 @@ def _powers(base: Number, modulus: Number, count: int) -> list[Number]:
 class Encryptor(ABC):
     """Encrypts under one key; `rng(k)` gives k random bytes."""
 
-    def __init__(self, n: int, rng: RandomBytes) -> None:
-        self._n = n
+    def __init__(self, key: EncryptionKey, rng: RandomBytes) -> None:
+        self._key = key
         self._rng = rng
 
     @abstractmethod
@@ -179,23 +230,22 @@ class Encryptor(ABC):
         plaintexts shows their difference: use each once, then forget it, and
         never write it to a disk.
         """
-        bits = _bits(self._n)
-        exponents = draw_exponents(count, bits, self._rng)
-        return _big_endian((self.power(exponent.tobytes()) for exponent in exponents), ciphertext_bytes(bits))
+        exponents = draw_exponents(count, self._key.exponent_bytes, self._rng)
+        length = ciphertext_bytes(_bits(self._key.n))
+        return _big_endian((self.power(exponent.tobytes()) for exponent in exponents), length)
 
     def encrypt(self, plaintexts: Bytes) -> Bytes:
         """Return ciphertexts with fresh obfuscators."""
         rows, parts, _ = plaintexts.shape
-        return encrypt_with(plaintexts, self.obfuscators(rows * parts), self._n)
+        return encrypt_with(plaintexts, self.obfuscators(rows * parts), self._key.n)
 
 
 class PeerEncryptor(Encryptor):
     """Encrypts under the other controller's key."""
 
-    def __init__(self, n: int, session: bytes, rng: RandomBytes) -> None:
-        super().__init__(n, rng)
-        square = mpz(n) ** 2
-        self._comb = Comb(mpz(base(session, n)), square, exponent_bytes(_bits(n)))
+    def __init__(self, key: EncryptionKey, rng: RandomBytes) -> None:
+        super().__init__(key, rng)
+        self._comb = Comb(mpz(key.base), mpz(key.n) ** 2, key.exponent_bytes)
 
     def power(self, exponent: bytes) -> Number:
         return self._comb.power(exponent)
@@ -204,14 +254,15 @@ class PeerEncryptor(Encryptor):
 class OwnEncryptor(Encryptor):
     """Encrypts under the own key, with the help of its primes.
 
-    h is an n-th power, so its order modulo p^2 divides p - 1: half-size tables
-    and exponents, joined by the Chinese remainder theorem.
+    h is an n-th power, so its order modulo p^2 divides p - 1, and with a
+    subgroup key is the known prime of it: smaller tables and exponents, joined
+    by the Chinese remainder theorem.
     """
 
     def __init__(self, keypair: KeyPair, session: bytes, rng: RandomBytes) -> None:
-        super().__init__(keypair.n, rng)
-        h, p, q = mpz(base(session, keypair.n)), mpz(keypair.p), mpz(keypair.q)
-        self._orders = p - 1, q - 1
+        super().__init__(keypair.encryption_key(session), rng)
+        h, p, q = mpz(self._key.base), mpz(keypair.p), mpz(keypair.q)
+        self._orders = keypair.orders
         self._squares = p * p, q * q
         self._q_square_inverse = gmpy2.invert(q * q, p * p)
         self._combs = [
@@ -224,7 +275,8 @@ class OwnEncryptor(Encryptor):
         # look as random, but they reach all pairs (h^a mod p^2, h^b mod q^2), and
         # <h> holds only those with a = b modulo the common divisors of p - 1 and
         # q - 1. The peer's masks lie in <h>, so whoever knows p and q could then
-        # tell by the coset which row a masked share came from.
+        # tell by the coset which row a masked share came from. (The two orders of
+        # a subgroup key have no common divisor; one rule serves both.)
         e = mpz.from_bytes(exponent, "little")
         x, y = (
             comb.power((e % order).to_bytes(_bytes_below(order), "little"))
@@ -256,34 +308,45 @@ def encrypt_with(plaintexts: Bytes, obfuscators: Bytes, n: int) -> Bytes:
 
 
 class Decryptor:
-    """Decrypts under the own key, modulo p^2 and q^2 (Paillier 1999, section 7)."""
+    """Decrypts under the own key, modulo p^2 and q^2 (Paillier 1999, section 7).
+
+    With a subgroup key the exponents are the two primes of the order of the base
+    (section 6): 256 bits instead of half the modulus.
+    """
 
     def __init__(self, keypair: KeyPair) -> None:
         self._n = keypair.n
         self._p, self._q = mpz(keypair.p), mpz(keypair.q)
+        self._orders = keypair.orders
         self._p_inverse = gmpy2.invert(self._p, self._q)
 
     def decrypt(self, ciphertexts: Bytes) -> Bytes:
         """Return the plaintexts, uint8 of shape (rows, ciphertexts per row, bits/8).
 
-        RemoteProtocolError if one is no ciphertext under this key.
+        RemoteProtocolError if one is no ciphertext under this key: with a subgroup
+        key, also if its obfuscator is outside the group of the base.
         """
         check_ciphertexts(ciphertexts, self._n)
         rows, parts, _ = ciphertexts.shape
-        numbers = _numbers(ciphertexts, "big")
-        halves = zip(_logarithms(numbers, self._p, self._q), _logarithms(numbers, self._q, self._p), strict=True)
+        numbers, (of_p, of_q) = _numbers(ciphertexts, "big"), self._orders
+        halves = zip(
+            _logarithms(numbers, self._p, self._q, of_p), _logarithms(numbers, self._q, self._p, of_q), strict=True
+        )
         plaintexts = (x + self._p * ((y - x) * self._p_inverse % self._q) for x, y in halves)
         length = _bits(self._n) // 8
         return _array((m.to_bytes(length, "little") for m in plaintexts), length).reshape(rows, parts, length)
 
 
-def _logarithms(numbers: list[Number], p: Number, q: Number) -> list[Number]:
-    """Return the plaintexts modulo p: c^(p-1) = 1 - m q p modulo p^2."""
+def _logarithms(numbers: list[Number], p: Number, q: Number, order: int) -> list[Number]:
+    """Return the plaintexts modulo p: the obfuscator vanishes, c^order = 1 + m q order p modulo p^2."""
     square = p * p
-    inverse = gmpy2.invert(-q, p)
+    inverse = gmpy2.invert(q * order, p)
     # As fast as one powmod after the other, but without the interpreter's lock.
-    powers = gmpy2.powmod_base_list([c % square for c in numbers], p - 1, square)
-    return [(power - 1) // p * inverse % p for power in powers]
+    powers = gmpy2.powmod_base_list([c % square for c in numbers], order, square)
+    halves = [gmpy2.f_divmod(power - 1, p) for power in powers]
+    if any(rest for _, rest in halves):
+        raise RemoteProtocolError("the obfuscator of a ciphertext is outside the group of the base")
+    return [half * inverse % p for half, _ in halves]
 
 
 def multiply(left: Bytes, right: Bytes, n: int) -> Bytes:

@@ -6,7 +6,7 @@ part as they are drawn. A message that may not come now, from this sender or in
 this shape, is a RemoteProtocolError and leaves the state as it was.
 
     controller                        third party                 other controller
-      KeyContribution, PublicKey, Columns  <------------------------->
+      KeyContribution, PublicKey (or SubgroupKey), Columns  <-------->
       PublicKey, ScrambledDataset  ->                          <-  the same
                                       matches, compares the count with
                                       min_records, permutes
@@ -29,15 +29,16 @@ for that, because of seven conditions, each with its place:
    way a ciphertext leaves the third party, and a mask without an obfuscator is
    refused (`check_ciphertexts`);
 2. owner and mask holder draw obfuscators from the same group <h> (`paillier`);
-3. their exponents are 80 bits longer than the order of any group (`paillier`);
+3. their exponents are 80 bits longer than the order of that group (`paillier`);
 4. the third party puts the matched rows in an order of its own, secret, uniform
    and the same in both outputs (`permutation`); the order of the hashes is none,
    for a controller knows their key;
 5. no mask serves twice: pairwise distinct modulo n at the sender and at the
    third party (`DistinctResidues`), and each row is read once (`CiphertextFile`);
 6. masks cover every slot and every bit up to the modulus's last two (`packing`);
-7. all of this is of one session: the base h, the key of the hashes and every
-   message carry its identifier, and a role cannot be restarted.
+7. all of this is of one session: the key of the hashes, every message, and the
+   base h of standard keys carry its identifier, subgroup keys are made for one
+   run with their base, and a role cannot be restarted.
 """
 
 from __future__ import annotations
@@ -66,10 +67,11 @@ from pipeline.messages import (
     PublicKey,
     RandomShare,
     ScrambledDataset,
+    SubgroupKey,
     TooFewRecords,
 )
 from pipeline.packing import SLOT_BYTES, draw_masks, pack_values, slots_of
-from pipeline.paillier import DistinctResidues, RandomBytes, check_modulus, residues
+from pipeline.paillier import DistinctResidues, EncryptionKey, RandomBytes, check_modulus, residues
 from pipeline.psi_states import (
     CONTROLLER,
     CONTROLLER_TRANSITIONS,
@@ -102,6 +104,7 @@ from pipeline.psi_states import (
     refuse,
     require_legal,
 )
+from pipeline.subgroup_keys import check_base
 
 Progress: TypeAlias = Callable[[str, int, int], None]  # step, done, total
 
@@ -126,11 +129,15 @@ class Cryptography(Protocol):
     def modulus(self) -> bytes:
         """Of the own key, big-endian."""
 
+    @property
+    def base(self) -> bytes:
+        """The published base of the own key; empty if the key is a standard one."""
+
     def encrypt_own(self, plaintexts: Iterable[Bytes]) -> Iterator[Bytes]:
         """Yield a part of ciphertexts under the own key for each part, each with a fresh obfuscator."""
 
-    def encrypt_peer(self, plaintexts: Iterable[Bytes], n: int) -> Iterator[Bytes]:
-        """The same under the other's modulus."""
+    def encrypt_peer(self, plaintexts: Iterable[Bytes], key: EncryptionKey) -> Iterator[Bytes]:
+        """The same under the other's key."""
 
     def decrypt(self, ciphertexts: Bytes) -> Bytes:
         """Return plaintexts; RemoteProtocolError for what is no ciphertext under the own key."""
@@ -156,12 +163,13 @@ class PaillierWorkers:
     workers: Workers
     session: bytes
     modulus: bytes = b""  # of the key the workers were given; the third party has none
+    base: bytes = b""
 
     def encrypt_own(self, plaintexts: Iterable[Bytes]) -> Iterator[Bytes]:
         return self.workers.map_parts(EncryptOwn(self.session), plaintexts)
 
-    def encrypt_peer(self, plaintexts: Iterable[Bytes], n: int) -> Iterator[Bytes]:
-        return self.workers.map_parts(EncryptPeer(self.session, n), plaintexts)
+    def encrypt_peer(self, plaintexts: Iterable[Bytes], key: EncryptionKey) -> Iterator[Bytes]:
+        return self.workers.map_parts(EncryptPeer(key), plaintexts)
 
     def decrypt(self, ciphertexts: Bytes) -> Bytes:
         return next(self.workers.map_parts(Decrypt(), [ciphertexts]))
@@ -219,11 +227,13 @@ class Controller:
         if len(table.identifiers) != len(table.values) or table.values.shape[1] != self._setting.widths[self._me]:
             raise LocalProtocolError("a table that does not fit the agreement")
         contribution = new_contribution(self._rng)
-        key = PublicKey(self._cryptography.modulus)
+        key, base = PublicKey(self._cryptography.modulus), self._cryptography.base
+        if bool(base) != (self._setting.keys == "subgroup"):
+            raise LocalProtocolError("a key of another kind than agreed")
         self.state = AwaitingContribution(table, contribution)
         return [
             Outgoing(self._peer, KeyContribution(contribution)),
-            Outgoing(self._peer, key),
+            Outgoing(self._peer, SubgroupKey(key.modulus, base) if base else key),
             Outgoing(self._peer, Columns(table.exponents)),
             Outgoing(self._setting.third_party, key),
         ]
@@ -239,13 +249,12 @@ class Controller:
         match self.state, message:
             case AwaitingContribution(table, ours), KeyContribution(theirs):
                 self.state = AwaitingPublicKey(table, hash_key(ours, theirs, self._setting.session))
-            case AwaitingPublicKey(table, key), PublicKey(modulus):
-                peer_n = check_modulus(modulus, self._setting.bits, self._own_n())
-                self.state = AwaitingColumns(table, key, peer_n)
-            case AwaitingColumns(table, key, peer_n), Columns(exponents):
+            case AwaitingPublicKey(table, key), PublicKey() | SubgroupKey():
+                self.state = AwaitingColumns(table, key, self._key_of_peer(sender, message))
+            case AwaitingColumns(table, key, peer_key), Columns(exponents):
                 if len(exponents) != self._setting.widths[self._peer]:
                     refuse(sender, message, "is not about as many columns as agreed")
-                self.state = AwaitingIntersectionSize(len(table.values), peer_n, exponents)
+                self.state = AwaitingIntersectionSize(len(table.values), peer_key, exponents)
                 return self._scrambled(table, key)
             case AwaitingIntersectionSize() as state, IntersectionSize(records):
                 if not self._setting.min_records <= records <= state.rows:
@@ -253,7 +262,7 @@ class Controller:
                 masks = Masks(np.empty(self._slots(self._peer, records), np.uint8))
                 own = np.empty(self._slots(self._me, records), np.uint8)
                 self.state = AwaitingMaskedShare(Received(records), own, masks, state.peer_exponents)
-                return self._random_share(masks, state.peer_n)
+                return self._random_share(masks, state.peer_key)
             case AwaitingIntersectionSize(), TooFewRecords():
                 self.state = Ended()
                 self._cryptography.close()
@@ -264,6 +273,14 @@ class Controller:
             case _:
                 raise LocalProtocolError("a legal message that is not handled")
         return ()
+
+    def _key_of_peer(self, sender: int, message: PublicKey | SubgroupKey) -> EncryptionKey:
+        if isinstance(message, SubgroupKey) != (self._setting.keys == "subgroup"):
+            refuse(sender, message, "is not of the kind of keys that was agreed")
+        n = check_modulus(message.modulus, self._setting.bits, self._own_n())
+        if isinstance(message, SubgroupKey):
+            return EncryptionKey.subgroup(n, check_base(message.base, n))
+        return EncryptionKey.standard(n, self._setting.session)
 
     def _scrambled(self, table: Table, key: bytes) -> Iterator[Outgoing]:
         hashes, values, total = keyed_hashes(key, table.identifiers), table.values, len(table.values)
@@ -276,10 +293,10 @@ class Controller:
             self._progress(STEP_ENCRYPT, part.stop, total)
             yield Outgoing(self._setting.third_party, message)
 
-    def _random_share(self, masks: Masks, peer_n: int) -> Iterator[Outgoing]:
+    def _random_share(self, masks: Masks, peer_key: EncryptionKey) -> Iterator[Outgoing]:
         total = len(masks.slots)
         parts = _parts(total, self._setting.row_shape(self._peer))
-        encrypted = _distinct(self._cryptography.encrypt_peer(self._drawn(masks, parts), peer_n), peer_n)
+        encrypted = _distinct(self._cryptography.encrypt_peer(self._drawn(masks, parts), peer_key), peer_key.n)
         for part, ciphertexts in zip(parts, encrypted, strict=True):
             masks.sent = part.stop
             self._report_exchange()

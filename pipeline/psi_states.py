@@ -14,7 +14,7 @@ from typing import NoReturn, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import Agreement
+from pipeline.config import Agreement, Keys
 from pipeline.errors import RemoteProtocolError
 from pipeline.matching import CiphertextFile
 from pipeline.messages import (
@@ -27,10 +27,11 @@ from pipeline.messages import (
     PublicKey,
     RandomShare,
     ScrambledDataset,
+    SubgroupKey,
     TooFewRecords,
 )
 from pipeline.packing import ciphertexts_per_row
-from pipeline.paillier import DistinctResidues, ciphertext_bytes
+from pipeline.paillier import DistinctResidues, EncryptionKey, ciphertext_bytes
 
 Part: TypeAlias = ScrambledDataset | RandomShare | MaskedShare
 
@@ -45,6 +46,7 @@ class Setting:
     widths: Mapping[int, int]  # encoded columns of each controller
     bits: int  # of a Paillier modulus
     min_records: int
+    keys: Keys = "standard"
 
     @classmethod
     def of(cls, agreement: Agreement, session: bytes) -> Setting:
@@ -56,6 +58,7 @@ class Setting:
             {party.id: party.width for party in (first, second)},
             agreement.join.paillier_bits,
             agreement.study.min_records,
+            agreement.join.keys,
         )
 
     def peer(self, controller: int) -> int:
@@ -147,7 +150,7 @@ class AwaitingPublicKey:
 class AwaitingColumns:
     table: Table
     hash_key: bytes
-    peer_n: int
+    peer_key: EncryptionKey
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -155,7 +158,7 @@ class AwaitingIntersectionSize:
     """The table is no longer part of the state: only the upload still holds it."""
 
     rows: int
-    peer_n: int
+    peer_key: EncryptionKey
     peer_exponents: tuple[int, ...]
 
 
@@ -250,7 +253,9 @@ THIRD_PARTY = "third-party"
 
 CONTROLLER_TRANSITIONS: Transitions = {
     (AwaitingContribution, KeyContribution): (CONTROLLER, (AwaitingPublicKey,)),
+    # One of the two, whichever the agreement says.
     (AwaitingPublicKey, PublicKey): (CONTROLLER, (AwaitingColumns,)),
+    (AwaitingPublicKey, SubgroupKey): (CONTROLLER, (AwaitingColumns,)),
     (AwaitingColumns, Columns): (CONTROLLER, (AwaitingIntersectionSize,)),
     (AwaitingIntersectionSize, IntersectionSize): (THIRD_PARTY, (AwaitingMaskedShare,)),
     (AwaitingIntersectionSize, TooFewRecords): (THIRD_PARTY, (Ended,)),

@@ -34,6 +34,11 @@ from pipeline.transport import Node, abort_code
 FINISH_SECONDS = 60.0  # for the slowest party to come to the end; a dead one is noticed sooner
 GRACE_SECONDS = 5.0  # between a peer's failure and a hard exit, if something does not let go
 
+SUBGROUP_NOTE = (
+    "The agreement chose subgroup keys: several times faster, on an assumption less studied than that of standard keys;"
+    " docs/threat-model.md says what it costs if it fails"
+)
+
 
 def load(path: Path, party_id: int, local: Path | None) -> tuple[Agreement, Local]:
     """The agreement and the local file, checked; raises ConfigError with every fault."""
@@ -50,6 +55,8 @@ def run(agreement: Agreement, local: Local, party_id: int, *, wait: float, show:
     """
     no_core_dump()  # keys of the join pass through this process on their way between peer and join process
     show.note(f"Study {agreement.study.name}, agreement {agreement.digest}")
+    if agreement.join.keys == "subgroup":
+        show.note(SUBGROUP_NOTE)
     with JoinProcess(agreement, local, party_id, show) as join:
         join.wait_until_ready()
         node = Node(agreement, local, party_id)

@@ -163,11 +163,13 @@ class Table:
             return None
         return None if value is None else (folder / value).absolute()
 
-    def choice(self, key: str, choices: Collection[str]) -> str | None:
+    def choice(self, key: str, choices: Collection[str], *, hint: bool = False) -> str | None:
+        """One of `choices`; with `hint`, a fault names the nearest one."""
         value = self._take(key, "text", _text)
         if value is not None and value not in choices:
             allowed = " or ".join(f'"{choice}"' for choice in choices)
-            self.fault(key, f"must be {allowed}, not {shown(value)}")
+            words = f'; the nearest one is "{nearest(value, choices)}"' if hint else ""
+            self.fault(key, f"must be {allowed}, not {shown(value)}{words}")
             return None
         return value
 

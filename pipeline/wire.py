@@ -42,6 +42,7 @@ from pipeline.messages import (
     ScrambledDataset,
     ShamirShare,
     ShareKey,
+    SubgroupKey,
     TooFewRecords,
 )
 
@@ -152,6 +153,7 @@ TYPES: dict[int, tuple[type[Message], tuple[Codec, ...]]] = {
     8: (MaskedShare, (Integer(), Integer(), Array("<u1", 3))),
     9: (ShareKey, (Blob(),)),
     10: (ShamirShare, (Integer(), Integer(), Array("<u8", 3))),
+    11: (SubgroupKey, (Blob(), Blob())),
 }
 _NUMBERS = {kind: number for number, (kind, _) in TYPES.items()}
 

@@ -42,13 +42,16 @@ def is_residue(x: int, pair: KeyPair) -> bool:
 
 
 def in_group(x: int, h: int, pair: KeyPair) -> bool:
-    """Tell whether x lies in <h> modulo n, as far as primes below 1024 can tell.
+    """Tell whether x lies in <h> modulo n, as far as primes below 1024 can tell; for a subgroup key, exactly.
 
     Sylow subgroup by Sylow subgroup: raised to the power that removes all other
     primes, x must be among the powers of h. A larger prime divides at most one
     of p - 1 and q - 1 of the keys here, and h misses its subgroup too rarely to
     matter.
     """
+    if pair.subgroup is not None:
+        # The only subgroups of these orders; h generates their product.
+        return pow(x, pair.subgroup.of_p, pair.p) == 1 == pow(x, pair.subgroup.of_q, pair.q)
     order = (pair.p - 1) * (pair.q - 1)
     prime = 2
     while prime < PRIMES_TRIED:

@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from pipeline import wire
+from pipeline import subgroup_keys, wire
 from pipeline.compute import Workers
 from pipeline.errors import Refused
 from pipeline.messages import Message, Outgoing
@@ -134,6 +134,12 @@ def keypair(party: int) -> KeyPair:
     return KeyPair.generate(BITS)
 
 
+@cache
+def subgroup_keypair(party: int) -> KeyPair:
+    """A key with a hidden subgroup; its order has 128 bits, breakable, so that it fits the small modulus."""
+    return subgroup_keys.generate(BITS, os.urandom, order_bits=64)
+
+
 def make_table(persons: Iterable[int], width: int, seed: int) -> Table:
     """Rows of `persons`; the first column is the person's number, the others are random up to the bounds."""
     persons = list(persons)
@@ -162,9 +168,11 @@ class Study:
     progress: Callable[[int, str, int, int], None] = lambda party, step, done, total: None
 
     def __post_init__(self) -> None:
-        self.setting = Setting(self.session, (0, 1), THIRD, dict(enumerate(self.widths)), self.bits, self.min_records)
-        self.tables = self.tables or [make_table(self.persons[p], self.widths[p], p) for p in (0, 1)]
         self.keys = self.keypairs or (keypair(0), keypair(1))
+        kind = "standard" if self.keys[0].subgroup is None else "subgroup"
+        widths = dict(enumerate(self.widths))
+        self.setting = Setting(self.session, (0, 1), THIRD, widths, self.bits, self.min_records, kind)
+        self.tables = self.tables or [make_table(self.persons[p], self.widths[p], p) for p in (0, 1)]
         self.controllers = [self._controller(party) for party in (0, 1)]
         self.third_party = ThirdParty(
             self.setting,
@@ -194,7 +202,7 @@ class Study:
 
     def _controller(self, party: int) -> Controller:
         rng, key = self._rng(party), self.keys[party]
-        workers = PaillierWorkers(Workers.here(key, rng), self.session, key.modulus)
+        workers = PaillierWorkers(Workers.here(key, rng), self.session, key.modulus, key.base)
         table = self.tables[party]
         return Controller(party, self.setting, table, self.cryptography(workers), rng, self._progress_of(party))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import numpy as np
 import phe
 import pytest
 from attacks import numbers
 
+from pipeline import subgroup_keys
 from pipeline.packing import VALUE_BOUND, VALUE_OFFSET, draw_masks, pack_values, slots, slots_of
 from pipeline.paillier import (
     Decryptor,
@@ -17,7 +19,6 @@ from pipeline.paillier import (
     PeerEncryptor,
     check_ciphertexts,
     check_modulus,
-    exponent_bytes,
     multiply,
 )
 
@@ -25,15 +26,18 @@ SESSION = b"\x0b" * 32
 
 
 @pytest.mark.parametrize("bits", [2048, 3072])
-def test_shares_of_full_rows_add_up_to_the_values(bits: int) -> None:
-    pair = KeyPair.generate(bits)
+@pytest.mark.parametrize(
+    "generate", [KeyPair.generate, lambda bits: subgroup_keys.generate(bits, os.urandom)], ids=["standard", "subgroup"]
+)
+def test_shares_of_full_rows_add_up_to_the_values(generate: Callable[[int], KeyPair], bits: int) -> None:
+    pair = generate(bits)
     n = check_modulus(pair.modulus, bits, own=None)
     width = slots(bits) + 1  # two ciphertexts a row
     values = np.random.default_rng(bits).integers(-VALUE_BOUND, VALUE_BOUND, (4, width), endpoint=True)
     values[0], values[1] = VALUE_BOUND, -VALUE_BOUND
     masks = draw_masks(4, width, bits, lambda count: b"\xff" * (count // 2) + os.urandom(count - count // 2))
 
-    own, peer = OwnEncryptor(pair, SESSION, os.urandom), PeerEncryptor(n, SESSION, os.urandom)
+    own, peer = OwnEncryptor(pair, SESSION, os.urandom), PeerEncryptor(pair.encryption_key(SESSION), os.urandom)
     rows, mask_rows = own.encrypt(pack_values(values, bits)), peer.encrypt(masks)
     masked = multiply(rows, mask_rows, n)
     for ciphertexts in (rows, mask_rows, masked):
@@ -46,7 +50,7 @@ def test_shares_of_full_rows_add_up_to_the_values(bits: int) -> None:
     ]
     private = phe.PaillierPrivateKey(phe.PaillierPublicKey(n), pair.p, pair.q)
     assert private.raw_decrypt(numbers(masked)[0]) == _integers(plaintexts)[0]
-    exponent = os.urandom(exponent_bytes(bits))
+    exponent = os.urandom(pair.encryption_key(SESSION).exponent_bytes)
     assert own.power(exponent) == peer.power(exponent)
 
 

@@ -184,3 +184,20 @@ def test_dependent_and_constant_features_give_a_minimiser(tmp_path: Path) -> Non
         0.5 * np.mean((y - theirs.predict(Z)) ** 2) + alpha * np.abs(theirs.coef_).sum(), rel=1e-8
     )
     assert hospital["fit"]["r2"] == pytest.approx(theirs.score(Z, y), abs=1e-6)
+
+
+def test_subgroup_keys_give_the_same_model_and_every_party_says_that_they_are_used(tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    X = rng.normal(size=(80, 4))
+    y = X @ np.array([1.0, 0.0, -2.0, 0.5]) + rng.normal(size=80)
+    ids = [f"{i:04d}" for i in range(80)]
+    path = make_study(
+        tmp_path,
+        hospital_csv=csv(["id", "a", "b", "y"], ids, *columns(X[:, :2]), *columns(y[:, None])),
+        insurer_csv=csv(["id", "c", "d"], ids, *columns(X[:, 2:])),
+        join={"keys": "subgroup"},
+    )
+    ended = run_study(path)
+    judge(all_done(ended)[0], X, y, 0.1)
+    for party in PARTIES:
+        assert "chose subgroup keys" in ended[party].out + ended[party].err

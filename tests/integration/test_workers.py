@@ -30,7 +30,7 @@ def test_two_processes_join_a_table() -> None:
     plaintexts, masks = pack_values(values, 512), draw_masks(300, 6, 512, os.urandom)
     with Workers.spawn(2, PAIR) as workers:
         own = workers.map_parts(EncryptOwn(SESSION), [plaintexts[:200], plaintexts[200:]])
-        peer = workers.map_parts(EncryptPeer(SESSION, PAIR.n), [masks[:200], masks[200:]])
+        peer = workers.map_parts(EncryptPeer(PAIR.encryption_key(SESSION)), [masks[:200], masks[200:]])
         masked = np.concatenate(list(workers.map_parts(Decrypt(), workers.map_parts(Multiply(PAIR.n), own, peer))))
     shares = zip(slots_of(masked, 6).reshape(-1, 15), slots_of(masks, 6).reshape(-1, 15), strict=True)
     assert [_integer(a) - _integer(b) - (1 << 43) for a, b in shares] == values.ravel().tolist()

@@ -23,7 +23,7 @@ from pipeline.paillier import (
 PAIR = shared_divisor_key()
 SESSION = b"\x05" * 32
 OWN = OwnEncryptor(PAIR, SESSION, lambda count: b"\x00" * count)
-PEER = PeerEncryptor(PAIR.n, SESSION, lambda count: b"\x00" * count)
+PEER = PeerEncryptor(PAIR.encryption_key(SESSION), lambda count: b"\x00" * count)
 DECRYPTOR = Decryptor(PAIR)
 
 EXPONENTS = st.binary(min_size=exponent_bytes(512), max_size=exponent_bytes(512))

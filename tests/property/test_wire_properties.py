@@ -23,6 +23,7 @@ from pipeline.messages import (
     ScrambledDataset,
     ShamirShare,
     ShareKey,
+    SubgroupKey,
     TooFewRecords,
 )
 
@@ -50,6 +51,7 @@ MESSAGES = (
     st.builds(KeyContribution, SECRET)
     | st.builds(ShareKey, SECRET)
     | st.builds(PublicKey, st.binary(min_size=1, max_size=2048))
+    | st.binary(min_size=1, max_size=512).map(lambda modulus: SubgroupKey(modulus, modulus[::-1] * 2))
     | st.builds(Columns, st.lists(st.integers(-1000, 1000)).map(tuple))
     | st.builds(IntersectionSize, st.integers(0, MAX_ROWS))
     | st.just(TooFewRecords())

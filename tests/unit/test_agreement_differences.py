@@ -46,6 +46,7 @@ def test_an_agreement_does_not_differ_from_itself_after_its_journey(mine: dict[s
         (lambda a: a["model"].update(standardize=1), ["model.standardize"]),
         (lambda a: a["study"].update(min_records=51), ["study.min_records"]),
         (lambda a: a["join"].update(paillier_bits=3072), ["join.paillier_bits"]),
+        (lambda a: a["join"].update(keys="subgroup"), ["join.keys"]),
         (lambda a: a["party"][0]["features"].reverse(), ["party hospital: features"]),
         (lambda a: a["party"][0]["ranges"].clear(), ["party hospital: ranges"]),
         (lambda a: a["party"][0]["categories"].update(sex=["m", "f"]), ["party hospital: categories"]),

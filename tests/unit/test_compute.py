@@ -44,6 +44,7 @@ from pipeline.paillier import Decryptor, OwnEncryptor, PeerEncryptor, base, encr
 PAIR = shared_divisor_key()
 N = PAIR.n
 SESSION = b"\x07" * 32
+KEY = PAIR.encryption_key(SESSION)
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,11 @@ def test_what_is_encrypted_and_masked_decrypts_to_the_sum() -> None:
     values, masks = draw_masks(70, 8, 512, os.urandom), draw_masks(70, 8, 512, os.urandom)
     with _here() as workers:
         own = list(workers.map_parts(EncryptOwn(SESSION), [values[:40], values[40:]]))
-        peer = list(workers.map_parts(EncryptPeer(SESSION, N), [masks[:40], masks[40:]]))
+        peer = list(workers.map_parts(EncryptPeer(KEY), [masks[:40], masks[40:]]))
         masked = workers.map_parts(Multiply(N), own, peer)
         plaintexts = np.concatenate(list(workers.map_parts(Decrypt(), masked)))
     expected = Decryptor(PAIR).decrypt(
-        multiply(_own().encrypt(values), PeerEncryptor(N, SESSION, os.urandom).encrypt(masks), N)
+        multiply(_own().encrypt(values), PeerEncryptor(KEY, os.urandom).encrypt(masks), N)
     )
     assert np.array_equal(plaintexts, expected)
 
@@ -98,7 +99,7 @@ def _own() -> OwnEncryptor:
     return OwnEncryptor(PAIR, SESSION, os.urandom)
 
 
-@pytest.mark.parametrize("task", [ObfuscateOwn(SESSION), ObfuscatePeer(SESSION, N)])
+@pytest.mark.parametrize("task", [ObfuscateOwn(SESSION), ObfuscatePeer(KEY)])
 def test_obfuscators_made_ahead_serve_for_encryption(task: Task) -> None:
     plaintexts = draw_masks(100, 4, 512, os.urandom)
     with _here() as workers:
@@ -129,8 +130,8 @@ def test_tables_are_built_once_for_a_session_and_a_key() -> None:
     keyring = Keyring(PAIR, os.urandom)
     assert keyring.own_encryptor(SESSION) is keyring.own_encryptor(SESSION)
     assert keyring.own_encryptor(SESSION) is not keyring.own_encryptor(b"\x08" * 32)
-    assert keyring.peer_encryptor(SESSION, N) is keyring.peer_encryptor(SESSION, N)
-    assert isinstance(keyring.peer_encryptor(SESSION, N), PeerEncryptor)
+    assert keyring.peer_encryptor(KEY) is keyring.peer_encryptor(KEY)
+    assert isinstance(keyring.peer_encryptor(KEY), PeerEncryptor)
     assert keyring.decryptor() is keyring.decryptor()
 
 

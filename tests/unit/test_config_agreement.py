@@ -129,6 +129,10 @@ ONE_FAULT = [
     ("= 3072", "= 8200", "join.paillier_bits must be a whole number from 2048 to 8192"),
     ("= 3072", "= 3073", "join.paillier_bits must be a multiple of 8"),
     ("= 3072", "= true", "join.paillier_bits must be a whole number, not true or false"),
+    ("= 3072", '= 3072\nkeys = "subgroups"', 'join.keys must be "standard" or "subgroup"', 'nearest one is "subgroup"'),
+    ("= 3072", '= 3072\nkeys = "Standard"', 'join.keys must be "standard" or', 'the nearest one is "standard"'),
+    ("= 3072", "= 3072\nkeys = true", "join.keys must be text, not true or false"),
+    ("= 3072", '= 3072\nkey = "standard"', 'join."key" is an unknown key', '"keys"'),
     # [model]
     ("alpha = 0.1\n", "", "model.alpha is missing; give the penalty"),
     ("alpha = 0.1", "alpha = -0.1", "model.alpha must be at least 0"),
@@ -390,7 +394,7 @@ def test_every_key_but_alpha_and_what_names_things_has_a_default(folder: Path) -
     optional = re.compile(rf"^({'|'.join((*keys, 'tolerance', 'max_iterations'))}) = .*\n", re.MULTILINE)
     agreement = load(folder, optional.sub("", STUDY).replace("[join]\n", ""))
     assert agreement.study.min_records == 50
-    assert agreement.join.paillier_bits == 3072
+    assert (agreement.join.paillier_bits, agreement.join.keys) == (3072, "standard")
     model = agreement.model
     assert (model.kind, model.standardize, model.fit_intercept) == ("lasso", True, True)
     assert (model.tolerance, model.max_iterations) == (1e-6, 1000)
@@ -505,6 +509,7 @@ def test_a_tolerance_that_cannot_be_reached_names_one_that_can(folder: Path) -> 
         ("https://hospital.example:8440", "https://HOSPITAL.example:8440/"),
         ("certificates/hospital.pem", "keys/../certificates/hospital.pem"),
         ("paillier_bits = 3072", ""),
+        ("paillier_bits = 3072", 'paillier_bits = 3072\nkeys = "standard"'),
         ("min_records = 50", ""),
     ],
 )

@@ -45,6 +45,7 @@ SESSION = bytes.fromhex(VECTOR["session"])
 PAIR = shared_divisor_key()
 N = PAIR.n
 H = base(SESSION, N)
+KEY = PAIR.encryption_key(SESSION)
 PRIVATE = phe.PaillierPrivateKey(phe.PaillierPublicKey(N), PAIR.p, PAIR.q)
 
 
@@ -53,7 +54,7 @@ def _own(rng: Callable[[int], bytes] = os.urandom) -> OwnEncryptor:
 
 
 def _peer(rng: Callable[[int], bytes] = os.urandom) -> PeerEncryptor:
-    return PeerEncryptor(N, SESSION, rng)
+    return PeerEncryptor(KEY, rng)
 
 
 ENCRYPTORS = [pytest.param(_own, id="own"), pytest.param(_peer, id="peer")]
@@ -159,7 +160,7 @@ def test_no_number_of_phe_with_an_exponent_is_ever_made() -> None:
     plaintexts = _plaintexts(2)
     ciphertexts = multiply(
         OwnEncryptor(pair, SESSION, os.urandom).encrypt(plaintexts),
-        PeerEncryptor(pair.n, SESSION, os.urandom).encrypt(plaintexts),
+        PeerEncryptor(pair.encryption_key(SESSION), os.urandom).encrypt(plaintexts),
         pair.n,
     )
     Decryptor(pair).decrypt(ciphertexts)
@@ -202,7 +203,7 @@ def test_an_obfuscator_is_the_base_to_an_exponent_80_bits_longer_than_the_modulu
 
 
 def test_exponents_use_every_bit() -> None:
-    bits = np.unpackbits(draw_exponents(200, BITS, os.urandom), axis=1)
+    bits = np.unpackbits(draw_exponents(200, exponent_bytes(BITS), os.urandom), axis=1)
     assert bits.shape == (200, BITS + 80)
     assert bits.any(axis=0).all()
     assert not bits.all(axis=0).any()
@@ -272,7 +273,7 @@ def test_obfuscators_lie_in_the_group_of_the_base(make: Any) -> None:
 @pytest.mark.parametrize("make", ENCRYPTORS)
 def test_obfuscators_lie_in_the_group_of_the_base_for_any_key(make: Any) -> None:
     pair = KeyPair.generate(BITS)
-    kinds = (OwnEncryptor(pair, SESSION, os.urandom), PeerEncryptor(pair.n, SESSION, os.urandom))
+    kinds = (OwnEncryptor(pair, SESSION, os.urandom), PeerEncryptor(pair.encryption_key(SESSION), os.urandom))
     h = base(SESSION, pair.n)
     for encryptor in kinds:
         obfuscators = numbers(encryptor.obfuscators(10))
@@ -280,14 +281,14 @@ def test_obfuscators_lie_in_the_group_of_the_base_for_any_key(make: Any) -> None
 
 
 def test_two_independent_exponents_leave_the_group_of_the_base() -> None:
-    obfuscators = numbers(TwoExponents(N, os.urandom).obfuscators(20))
+    obfuscators = numbers(TwoExponents(KEY, os.urandom).obfuscators(20))
     assert all(is_residue(o, PAIR) for o in obfuscators)
     assert not any(in_group(o % N, H % N, PAIR) for o in obfuscators)
 
 
 @pytest.mark.parametrize("broken", [Uniform, TwoExponents])
 def test_rows_from_outside_the_group_are_recognised_by_their_coset(broken: type[Encryptor]) -> None:
-    rows, masked = _rows_and_masked(broken(N, os.urandom), 13)
+    rows, masked = _rows_and_masked(broken(KEY, os.urandom), 13)
     assert rows_by_coset(masked, rows, H % N, PAIR) == [13]
 
 

@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from fakes import BITS, SESSION, THIRD, Delivery, Study, in_turn, keypair, make_table, shuffled
+from fakes import BITS, SESSION, THIRD, Delivery, Study, in_turn, keypair, make_table, shuffled, subgroup_keypair
 
 from pipeline import matching, psi
 from pipeline.config import Agreement, Join, Model, Party
@@ -35,10 +35,11 @@ from pipeline.messages import (
     ScrambledDataset,
     ShamirShare,
     ShareKey,
+    SubgroupKey,
     TooFewRecords,
 )
 from pipeline.packing import SLOT_BYTES
-from pipeline.paillier import ciphertext_bytes
+from pipeline.paillier import EncryptionKey, ciphertext_bytes
 from pipeline.psi import Controller, PaillierWorkers, ThirdParty
 from pipeline.psi_states import (
     CONTROLLER_TRANSITIONS,
@@ -54,6 +55,7 @@ from pipeline.psi_states import (
     Setting,
 )
 
+SUBGROUP_KEYS = subgroup_keypair(0), subgroup_keypair(1)
 STUDIES = [
     pytest.param((range(8), range(5, 20)), (3, 5), id="some of each"),
     pytest.param((range(6), range(6)), (1, 1), id="all"),
@@ -78,6 +80,15 @@ def test_additive_shares_add_up_to_the_matched_rows(
     matched = study.matched_rows()
     assert sorted(study.joined_rows()) == matched
     assert study.third_party.result == Matched(len(matched))
+
+
+@pytest.mark.parametrize(("persons", "widths"), STUDIES[:1] + STUDIES[-1:])
+def test_additive_shares_add_up_with_subgroup_keys(
+    persons: tuple[Iterable[int], Iterable[int]], widths: tuple[int, int]
+) -> None:
+    study = Study(persons, widths, keypairs=SUBGROUP_KEYS)
+    study.play(shuffled(5))
+    assert sorted(study.joined_rows()) == study.matched_rows()
 
 
 def test_shares_are_byte_arrays_of_one_slot_an_entry() -> None:
@@ -128,6 +139,7 @@ def _any_of_each_message() -> list[Message]:
     return [
         KeyContribution(bytes(32)),
         PublicKey(keypair(0).modulus),
+        SubgroupKey(keypair(0).modulus, bytes(2 * BITS // 8)),
         Columns((0, 0, 0)),
         ScrambledDataset(0, 1, np.zeros((1, 32), np.uint8), rows),
         IntersectionSize(1),
@@ -376,6 +388,32 @@ def test_a_modulus_shared_by_both_controllers_is_refused(receiver: int) -> None:
     _refused(study, delivery, PublicKey(shared), "share a factor")
 
 
+def test_a_key_of_another_kind_than_agreed_is_refused() -> None:
+    study = Study((range(9), range(4, 14)))
+    key = SUBGROUP_KEYS[1]
+    _refused(study, _before(study, 0, PublicKey), SubgroupKey(key.modulus, key.base), "kind of keys that was agreed")
+    study = Study((range(9), range(4, 14)), keypairs=SUBGROUP_KEYS)
+    _refused(study, _before(study, 0, SubgroupKey), PublicKey(key.modulus), "kind of keys that was agreed")
+
+
+def test_a_controller_does_not_start_with_a_key_of_another_kind_than_agreed() -> None:
+    study = Study((range(9), range(4, 14)), keypairs=(SUBGROUP_KEYS[0], keypair(1)))
+    with pytest.raises(LocalProtocolError, match="another kind"):
+        study.controllers[1].start()
+
+
+def test_a_subgroup_key_with_a_bad_base_is_refused_and_the_third_party_sees_no_base() -> None:
+    study = Study((range(9), range(4, 14)), keypairs=SUBGROUP_KEYS)
+    delivery = _before(study, 0, SubgroupKey)
+    modulus = delivery.message.modulus
+    minus_one = (int.from_bytes(modulus, "big") ** 2 - 1).to_bytes(2 * len(modulus), "big")
+    _refused(study, delivery, SubgroupKey(modulus, minus_one), "small order")
+    network = Study((range(9), range(4, 14)), keypairs=SUBGROUP_KEYS).play()
+    seen = b"".join(delivery.data for delivery in network.received_by(THIRD))
+    assert not any(key.base in seen for key in SUBGROUP_KEYS)
+    assert all(key.modulus in seen for key in SUBGROUP_KEYS)
+
+
 def test_exponents_of_another_number_of_columns_are_refused() -> None:
     study = _study()
     delivery = _before(study, 0, Columns)
@@ -453,8 +491,8 @@ class Repeating:
     def encrypt_own(self, plaintexts: Iterable[Bytes]) -> Iterator[Bytes]:
         return _stuck(self.real.encrypt_own(plaintexts)) if self.own else self.real.encrypt_own(plaintexts)
 
-    def encrypt_peer(self, plaintexts: Iterable[Bytes], n: int) -> Iterator[Bytes]:
-        encrypted = self.real.encrypt_peer(plaintexts, n)
+    def encrypt_peer(self, plaintexts: Iterable[Bytes], key: EncryptionKey) -> Iterator[Bytes]:
+        encrypted = self.real.encrypt_peer(plaintexts, key)
         return encrypted if self.own else _stuck(encrypted)
 
 
@@ -525,7 +563,7 @@ def _before_last_upload(study: Study) -> Delivery:
 
 # receiver, sender -> messages; docs/leakage.md says what each tells.
 RECEIVED = {
-    ("controller", "controller"): {KeyContribution, PublicKey, Columns},
+    ("controller", "controller"): {KeyContribution, PublicKey, SubgroupKey, Columns},
     ("controller", "third-party"): {IntersectionSize, TooFewRecords, MaskedShare},
     ("third-party", "controller"): {PublicKey, ScrambledDataset, RandomShare},
 }
@@ -533,8 +571,9 @@ RECEIVED = {
 
 def test_each_party_receives_exactly_what_is_listed() -> None:
     received: dict[tuple[str, str], set[type]] = {}
-    for min_records in (0, 100):
-        network = Study((range(12), range(2, 15)), min_records=min_records).play(shuffled(7))
+    for min_records, keys in ((0, None), (100, None), (0, SUBGROUP_KEYS)):
+        study = Study((range(12), range(2, 15)), min_records=min_records, keypairs=keys)
+        network = study.play(shuffled(7))
         for delivery in network.delivered:
             roles = _role(delivery.receiver), _role(delivery.sender)
             received.setdefault(roles, set()).add(type(delivery.message))

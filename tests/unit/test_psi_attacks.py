@@ -15,24 +15,32 @@ from secrets import randbelow
 import numpy as np
 import pytest
 from attacks import array, numbers, rows_by_coset, rows_by_residue, shared_divisor_key
-from fakes import BITS, SESSION, THIRD, Network, Study, keypair, shuffled
+from fakes import BITS, SESSION, THIRD, Network, Study, keypair, shuffled, subgroup_keypair
 
 from pipeline import psi, wire
 from pipeline.errors import RemoteProtocolError
 from pipeline.keyed_hash import hash_key, keyed_hashes
 from pipeline.messages import Bytes, KeyContribution, MaskedShare, RandomShare, ScrambledDataset
 from pipeline.packing import SLOT_BYTES, draw_masks, slots
-from pipeline.paillier import Decryptor, KeyPair, base, encrypt_with, multiply
+from pipeline.paillier import Decryptor, EncryptionKey, KeyPair, encrypt_with, multiply
 from pipeline.psi import PaillierWorkers
 from pipeline.psi_states import Table
 
 OWNER = 0  # attacks; its rows take one ciphertext each
 ROWS = 40
 Broken = Callable[[pytest.MonkeyPatch], Study]
+KEYS: list[KeyPair] = []  # of the owner and of the other controller, of the kind under attack
+
+
+@pytest.fixture(autouse=True, params=["standard", "subgroup"])
+def kind(request: pytest.FixtureRequest) -> None:
+    """Every attack is tried on both kinds of keys."""
+    subgroup = request.param == "subgroup"
+    KEYS[:] = [subgroup_keypair(0), subgroup_keypair(1)] if subgroup else [shared_divisor_key(), keypair(1)]
 
 
 def _study(persons: Iterable[int] = range(6, 60), **variant: object) -> Study:
-    return Study((range(ROWS), persons), widths=(2, 1), keypairs=(shared_divisor_key(), keypair(1)), **variant)
+    return Study((range(ROWS), persons), widths=(2, 1), keypairs=tuple(KEYS), **variant)
 
 
 def _ours(monkeypatch: pytest.MonkeyPatch) -> Study:
@@ -76,12 +84,12 @@ class Variant:
 
 
 def _of_owner(**replaced: Callable[..., object]) -> Callable[[PaillierWorkers], object]:
-    key = shared_divisor_key().modulus
+    key = KEYS[0].modulus
     return lambda real: Variant(real, replaced) if real.modulus == key else real
 
 
 def _of_peer(**replaced: Callable[..., object]) -> Callable[[PaillierWorkers], object]:
-    key = keypair(1).modulus
+    key = KEYS[1].modulus
     return lambda real: Variant(real, replaced) if real.modulus == key else real
 
 
@@ -95,7 +103,7 @@ def recognised_by_residue(view: View, pair: KeyPair) -> int:
 
 
 def _mask_added_in_plaintext(monkeypatch: pytest.MonkeyPatch) -> Study:
-    keys = {pair.n: pair for pair in (shared_divisor_key(), keypair(1))}
+    keys = {pair.n: pair for pair in (KEYS[0], KEYS[1])}
 
     def add(left: Bytes, right: Bytes, n: int) -> Bytes:
         masks = Decryptor(keys[n]).decrypt(right)  # stands for a third party that is told the mask
@@ -110,24 +118,26 @@ def test_rows_are_recognised_by_residue_only_if_masks_are_added_in_plaintext(
     monkeypatch: pytest.MonkeyPatch, make: Broken, share: float
 ) -> None:
     view, _ = _play(make(monkeypatch))
-    assert recognised_by_residue(view, shared_divisor_key()) == share * len(view.masked)
+    assert recognised_by_residue(view, KEYS[0]) == share * len(view.masked)
 
 
 def candidates_by_coset(view: View, pair: KeyPair) -> list[list[int]]:
     """For each of a few masked rows, the own rows that differ from it by an element of <h> modulo n."""
-    h = base(SESSION, pair.n)
+    h = pair.encryption_key(SESSION).base
     return [rows_by_coset(masked, view.rows, h, pair) for masked in view.masked[:5]]
 
 
 def _uniform_owner_randomness(monkeypatch: pytest.MonkeyPatch) -> Study:
-    n = shared_divisor_key().n
+    n = KEYS[0].n
 
     def encrypt_own(plaintexts: Iterable[Bytes]) -> Iterator[Bytes]:
         for part in plaintexts:
             obfuscators = array([pow(1 + randbelow(n - 1), n, n * n) for _ in range(part.shape[0] * part.shape[1])], n)
             yield encrypt_with(part, obfuscators, n)
 
-    return _study(cryptography=_of_owner(encrypt_own=encrypt_own))
+    # A subgroup key does not decrypt what is outside the group; without its subgroup it does.
+    decrypt = Decryptor(KeyPair(KEYS[0].p, KEYS[0].q)).decrypt
+    return _study(cryptography=_of_owner(encrypt_own=encrypt_own, decrypt=decrypt))
 
 
 @pytest.mark.parametrize(("make", "recognised"), [(_uniform_owner_randomness, True), (_ours, False)])
@@ -135,7 +145,7 @@ def test_rows_are_recognised_by_coset_only_if_the_owner_draws_from_all_residues(
     monkeypatch: pytest.MonkeyPatch, make: Broken, recognised: bool
 ) -> None:
     view, _ = _play(make(monkeypatch))
-    candidates = candidates_by_coset(view, shared_divisor_key())
+    candidates = candidates_by_coset(view, KEYS[0])
     if recognised:
         assert all(true in rows for true, rows in zip(view.truth, candidates, strict=False))
         assert sum(map(len, candidates)) <= len(candidates) + 1  # another row is in the coset once in a million times
@@ -148,7 +158,7 @@ EXPONENTS = 1 << 8
 
 def recognised_by_trying_exponents(view: View, pair: KeyPair) -> int:
     """Divide each masked row by each own row; count rows for which just one quotient is a small power of h."""
-    n, h = pair.n, base(SESSION, pair.n) % pair.n
+    n, h = pair.n, pair.encryption_key(SESSION).base % pair.n
     powers = {pow(h, e, n) for e in range(EXPONENTS)}
     inverses = [pow(row, -1, n) for row in view.rows]
     found = [[i for i, inverse in enumerate(inverses) if masked * inverse % n in powers] for masked in view.masked]
@@ -156,8 +166,8 @@ def recognised_by_trying_exponents(view: View, pair: KeyPair) -> int:
 
 
 def _short_mask_exponents(monkeypatch: pytest.MonkeyPatch) -> Study:
-    def encrypt_peer(plaintexts: Iterable[Bytes], n: int) -> Iterator[Bytes]:
-        h, exponents = base(SESSION, n), iter(np.random.default_rng().permutation(EXPONENTS - 1).tolist())
+    def encrypt_peer(plaintexts: Iterable[Bytes], key: EncryptionKey) -> Iterator[Bytes]:
+        n, h, exponents = key.n, key.base, iter(np.random.default_rng().permutation(EXPONENTS - 1).tolist())
         for part in plaintexts:
             obfuscators = [pow(h, 1 + next(exponents), n * n) for _ in range(part.shape[0] * part.shape[1])]
             yield encrypt_with(part, array(obfuscators, n), n)
@@ -170,7 +180,7 @@ def test_rows_are_recognised_by_trying_exponents_only_if_these_are_short(
     monkeypatch: pytest.MonkeyPatch, make: Broken, share: float
 ) -> None:
     view, _ = _play(make(monkeypatch))
-    assert recognised_by_trying_exponents(view, shared_divisor_key()) == share * len(view.masked)
+    assert recognised_by_trying_exponents(view, KEYS[0]) == share * len(view.masked)
 
 
 # --- condition 4: the third party's own order -------------------------------
@@ -250,13 +260,13 @@ def test_rows_are_recognised_by_quotients_if_a_third_party_restarts_within_the_s
     stored = [(d.sender, d.message) for d in network.received_by(THIRD)]
     again = _second_output(stored, _study())
     # On average one row stands at the same place twice.
-    assert recognised_by_quotients(view, again, shared_divisor_key().n) >= len(view.masked) - 12
+    assert recognised_by_quotients(view, again, KEYS[0].n) >= len(view.masked) - 12
 
 
 def test_no_row_is_recognised_by_quotients_of_two_runs() -> None:
     view, _ = _play(_study())
     again, _ = _play(_study(), 2)
-    assert recognised_by_quotients(view, again.masked, shared_divisor_key().n) == 0
+    assert recognised_by_quotients(view, again.masked, KEYS[0].n) == 0
 
 
 def test_what_was_stored_in_one_session_is_refused_in_the_next() -> None:
@@ -292,7 +302,7 @@ def _tagging(study_of: Callable[[Callable[[PaillierWorkers], object]], Study]) -
 
         return Variant(real, {"encrypt_own": encrypt_own, "decrypt": decrypt})
 
-    key = shared_divisor_key().modulus
+    key = KEYS[0].modulus
     return study_of(lambda real: tagging(real) if real.modulus == key else real), decrypted
 
 
@@ -319,9 +329,9 @@ def test_rows_are_recognised_by_a_tag_only_if_masks_leave_unused_slots_alone(
 
 
 def test_masks_without_obfuscators_do_not_pass_the_third_party() -> None:
-    def encrypt_peer(plaintexts: Iterable[Bytes], n: int) -> Iterator[Bytes]:
+    def encrypt_peer(plaintexts: Iterable[Bytes], key: EncryptionKey) -> Iterator[Bytes]:
         for part in plaintexts:
-            yield encrypt_with(part, array([1] * (part.shape[0] * part.shape[1]), n), n)
+            yield encrypt_with(part, array([1] * (part.shape[0] * part.shape[1]), key.n), key.n)
 
     study = _study(cryptography=_of_peer(encrypt_peer=encrypt_peer))
     with pytest.MonkeyPatch.context() as patch:
@@ -330,10 +340,24 @@ def test_masks_without_obfuscators_do_not_pass_the_third_party() -> None:
             study.play()
 
 
+def test_an_owner_of_a_subgroup_key_notices_masks_from_outside_its_group() -> None:
+    def encrypt_peer(plaintexts: Iterable[Bytes], key: EncryptionKey) -> Iterator[Bytes]:
+        for part in plaintexts:
+            count, n = part.shape[0] * part.shape[1], key.n
+            yield encrypt_with(part, array([pow(1 + randbelow(n - 1), n, n * n) for _ in range(count)], n), n)
+
+    study = _study(cryptography=_of_peer(encrypt_peer=encrypt_peer))
+    if KEYS[0].subgroup is None:
+        study.play()
+    else:
+        with pytest.raises(RemoteProtocolError, match="outside the group"):
+            study.play()
+
+
 def test_every_masked_row_is_a_row_times_exactly_one_mask_that_was_received() -> None:
     view, network = _play(_study())
     masks = [d.message.ciphertexts for d in network.delivered if _is(d, RandomShare, 1 - OWNER)]
-    square = shared_divisor_key().n ** 2
+    square = KEYS[0].n ** 2
     products = [
         view.rows[true] * mask % square for true, mask in zip(view.truth, numbers(np.concatenate(masks)), strict=True)
     ]

@@ -30,6 +30,7 @@ from pipeline.messages import (
     ScrambledDataset,
     ShamirShare,
     ShareKey,
+    SubgroupKey,
     TooFewRecords,
 )
 from pipeline.paillier import KeyPair
@@ -55,6 +56,7 @@ def wire_messages() -> list[Message]:
     return [
         KeyContribution(bytes(range(100, 132))),
         PublicKey(b"\xff\x00\x01"),
+        SubgroupKey(b"\xff\x00\x01", bytes(range(6))),
         Columns(()),
         Columns((-1000, 0, 38)),
         ScrambledDataset(5, 7, np.arange(64, dtype=np.uint8).reshape(2, 32), ciphertexts),
@@ -96,7 +98,7 @@ def wire_defects() -> list[tuple[str, str, bytes]]:
         ("another magic", "no message of this protocol", head(magic=b"SLPN")),
         ("another version", "version 2", head(version=2)),
         ("another session", "another session", head(session=bytes(32))),
-        ("an unknown type", "unknown type 11", head(number=11)),
+        ("an unknown type", "unknown type 12", head(number=12)),
         ("a body where none belongs", "1 bytes too many", head() + b"\0"),
         ("a body missing", "shorter", head(number=5)),
         ("a contribution of 31 bytes", "contribution of wrong length", body(1, 31, rest=bytes(31))),
@@ -104,6 +106,11 @@ def wire_defects() -> list[tuple[str, str, bytes]]:
         ("a length beyond the message", "shorter", body(1, 33, rest=bytes(32))),
         ("a length beyond every message", "length in a message is out of bounds", body(1, huge, rest=bytes(32))),
         ("an empty modulus", "modulus of wrong length", body(2, 0)),
+        (
+            "a base shorter than the square of its modulus",
+            "base of wrong length",
+            body(11, 2, rest=b"\1\1" + body(0, 3)[40:] + bytes(3)),
+        ),
         ("more integers than there are", "shorter", body(3, 2, 0)),
         ("an exponent out of bounds", "exponent out of bounds", body(3, 1, 1001)),
         ("a negative number of records", "out of bounds", body(5, -1)),
