@@ -78,7 +78,9 @@ def import_mpyc() -> ModuleType:
     try:
         if own:
             asyncio.set_event_loop(own)
-        return importlib.import_module("mpyc.runtime")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy, about names MPyC uses
+            return importlib.import_module("mpyc.runtime")
     finally:
         sys.argv = argv
         logging.root.handlers[:], logging.root.level = handlers, level
@@ -410,6 +412,3 @@ def _reconcile(declared: Any, task: asyncio.Task[Any]) -> None:
             vars(asyncoro)["__reconcile"](declared, task.result())
     elif isinstance(error, Exception):
         asyncoro.runtime.fail(error)
-
-
-warnings.filterwarnings("ignore", module="mpyc", category=DeprecationWarning)
