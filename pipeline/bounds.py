@@ -24,7 +24,8 @@ COEFFICIENT_BITS = 16  # normalised coefficients: the certificate checks that th
 ITERATE_BITS = 30  # normalised iterates of the solver, and what is compared with them
 POLISH_BITS = 40  # iterates of the polish, also with a support that is not the right one
 THRESHOLD_LIMIT = 4  # a threshold of 1 removes everything; larger ones are cut here
-SPREAD_BITS = 14  # a column whose standard deviation is below 2^14 steps of its scale is refused
+SPREAD_BITS = 14  # a feature that varies, but with a standard deviation below 2^14 steps of its scale, is refused
+OUTCOME_SPREAD_BITS = 30  # the same for the outcome, in whose steps the intercept is opened up to 2^13
 RATIO_BITS = 36  # standard deviations, in steps, of two columns differ by less than this factor
 # Results are opened no finer than they are used: exact ones would be equations from which, in a small model, the
 # sums and counts behind them could be computed (docs/leakage.md).

@@ -29,6 +29,7 @@ from pipeline.bounds import (
     INTERCEPT_NOISE_BITS,
     ITERATE_BITS,
     MEAN_TO_SPREAD_BITS,
+    OUTCOME_SPREAD_BITS,
     POLISH_BITS,
     RATIO_BITS,
     RIDGE_BITS,
@@ -221,8 +222,9 @@ class SecureLasso:
         Nor may the spread be too small against the mean, when there is no intercept.
         """
         mpc = self.mpc
-        least = ((self.n**2).bit_length() + 2 * SPREAD_BITS + 1) // 2  # 4^least >= n^2 4^SPREAD_BITS
-        small = spread.at_least[:, 0] - spread.at_least[:, least]
+        bits = [SPREAD_BITS] * self.d + [OUTCOME_SPREAD_BITS]
+        least = [((self.n**2).bit_length() + 2 * b + 1) // 2 for b in bits]  # 4^least >= n^2 4^b
+        small = spread.at_least[:, 0] - spread.at_least[np.arange(self.d + 1), least]
         comparable = await of_places(mpc, lambda i: int(abs(i) <= RATIO_BITS), norm.one_hot, norm.one_hot[-1:])
         faults = small.sum() + (norm.at_least[:, 0] - comparable).sum()
         if not self.model.fit_intercept:
