@@ -211,6 +211,17 @@ def test_a_column_that_varies_by_a_few_steps_of_its_scale_is_refused(share_of_ra
     assert mpc.runtime.opened == ["outcome is constant", "spread is too small"]
 
 
+def test_an_outcome_that_varies_too_little_for_the_step_of_the_intercept_is_refused() -> None:
+    x, y = table("independent", 100, 3)
+    columns = encode(np.vstack((np.column_stack((x, y * 1e-5)), [0, 0, 0, 30.0])))
+    z = np.concatenate((np.ones((100, 1), dtype=object), columns.values[:100]), axis=1)
+    lasso, mpc = solver(x, y, Model(0.0))
+    gram = GramShare(100, FIELD_191, FIELD_191.from_ints(z.T @ z))
+    with pytest.raises(Refused) as refusal:
+        asyncio.run(SecureLasso(mpc, lasso.sizes, gram, lasso.problem).fit(lambda _: None))
+    assert refusal.value.rule == "spread"
+
+
 def test_a_mean_far_beyond_the_spread_is_refused_without_an_intercept() -> None:
     x, y = table("independent", 100, 3)
     x[:, 1] += 1e5
