@@ -74,6 +74,7 @@ class Peer:
         self.socket: Socket | None = None
         self.over = asyncio.Event()  # there is no conversation over `socket`
         self.over.set()
+        self.met = asyncio.Event()  # there has been a conversation
         self.idle = asyncio.Event()  # all frames have been handed to the connection
         self.silent = 0  # beats since the last frame came
         self.frames: deque[bytes] = deque()  # to be sent before what waits in `link`
@@ -122,7 +123,7 @@ class Carrier:
         self._work: set[asyncio.Task[None]] = set()
         self._ending: asyncio.Task[None] | None = None
         self._notice: Abort | None = None  # what others are told at the end, if it is not the orderly one
-        self._ended = asyncio.Event()
+        self._hushed = asyncio.Event()  # nobody needs to be called any more
         self.failed: Callable[[PipelineError], None] = lambda error: None
 
     # Life
@@ -224,7 +225,8 @@ class Carrier:
 
     def _end(self, notice: Abort | None) -> None:
         self._notice = notice
-        self._ended.set()
+        if not self._for_latecomers():
+            self._hushed.set()
         for receiver in self._receivers.values():
             receiver.close()
         for task in self._work:
@@ -239,13 +241,25 @@ class Carrier:
         """
         if notice is not None:
             self._send(self._session.farewell(notice))
+            if self._for_latecomers():
+                await self._within(self._settings.linger, (peer.met.wait() for peer in self._peers.values()))
+                self._hushed.set()
             await self._within_farewell([*(peer.over.wait() for peer in self._peers.values()), _all(self._calls)])
         await self._within_farewell(self._hang_up(peer) for peer in self._peers.values())
 
+    def _for_latecomers(self) -> bool:
+        """Whether a party that has not come yet, but may be about to, would wait in vain."""
+        code = None if self._notice is None else self._notice.code
+        lasting = code in (AbortCode.AGREEMENTS_DIFFER, AbortCode.VERSIONS_DIFFER)
+        return lasting and not all(peer.met.is_set() for peer in self._peers.values())
+
     async def _within_farewell(self, waits: Iterable[Coroutine[Any, Any, Any]]) -> None:
+        await self._within(self._settings.farewell, waits)
+
+    async def _within(self, seconds: float, waits: Iterable[Coroutine[Any, Any, Any]]) -> None:
         tasks = [asyncio.ensure_future(wait) for wait in waits]
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=self._settings.farewell)
+            _, late = await asyncio.wait(tasks, timeout=seconds)
             for task in late:
                 task.cancel()
 
@@ -371,7 +385,7 @@ class Carrier:
             if self._session.identifier is not None:
                 return
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), delay)
+                await asyncio.wait_for(self._hushed.wait(), delay)
                 return
 
     async def _dial(self, peer: Peer) -> aiohttp.ClientWebSocketResponse | None:
@@ -410,6 +424,7 @@ class Carrier:
     async def _converse(self, peer: Peer, socket: Socket) -> None:
         """Exchange frames until the connection ends."""
         peer.over.clear()
+        peer.met.set()
         peer.silent = 0
         peer.frames.clear()
         pump = asyncio.get_running_loop().create_task(self._pump(peer, socket))

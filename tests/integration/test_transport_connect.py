@@ -100,6 +100,33 @@ def test_different_agreements_are_refused_everywhere_with_the_key_that_differs(t
     assert "insurer" in str(errors[2])
 
 
+@pytest.mark.parametrize("late", [0, 2])
+def test_who_comes_when_the_others_have_found_that_agreements_differ_is_told(tmp_path, late):
+    ports = free_ports(3)
+    path = small_study(tmp_path / "a", ports=ports)
+    odd = small_study(tmp_path / "b", ports=ports, model={"alpha": 0.5})
+    nodes = {party: new_node(odd if party == 1 else path, party) for party in (0, 1, 2)}
+    early = [party for party in nodes if party != late]
+    closing = []
+    try:
+        for party in early:
+            nodes[party].start()
+        errors = at_once([lambda node=nodes[party]: outcome(lambda: node.connect(WAIT, no_news)) for party in early])
+        closing = [threading.Thread(target=nodes[party].close) for party in early]
+        for thread in closing:
+            thread.start()
+        time.sleep(1)
+        nodes[late].start()
+        errors.append(outcome(lambda: nodes[late].connect(WAIT, no_news)))
+    finally:
+        for thread in closing:
+            thread.join()
+        nodes[late].close()
+    for error in errors:
+        assert isinstance(error, Refused), error
+        assert "model.alpha" in str(error)
+
+
 def test_a_port_in_use_is_an_error_of_the_own_input(tmp_path):
     path = small_study(tmp_path)
     node = new_node(path, 0)
