@@ -51,27 +51,36 @@ class Relay:
         except OSError:  # that party does not listen yet
             writer.close()
             return
-        await asyncio.gather(self._pass_on(reader, onward_writer), self._pass_on(onward_reader, writer))
+        try:
+            await asyncio.gather(self._pass_on(reader, onward_writer), self._pass_on(onward_reader, writer))
+        finally:
+            writer.close()
+            onward_writer.close()
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One direction, until its end, which is passed on as well."""
         clock = asyncio.get_running_loop().time
         waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        reading = asyncio.create_task(self._read(reader, waiting))
+        try:
+            with suppress(OSError):
+                while True:
+                    due, data = await waiting.get()
+                    await asyncio.sleep(due - clock())
+                    if not data:
+                        writer.write_eof()
+                        return
+                    writer.write(data)
+                    await writer.drain()
+        finally:
+            reading.cancel()
 
-        async def read() -> None:
-            data = b"begin"
-            while data:
-                with suppress(OSError):
-                    data = await reader.read(CHUNK)
-                waiting.put_nowait((clock() + self._delay, data))
-
-        reading = asyncio.create_task(read())
-        with suppress(OSError):
-            while True:
-                due, data = await waiting.get()
-                await asyncio.sleep(due - clock())
-                if not data:
-                    break
-                writer.write(data)
-                await writer.drain()
-        reading.cancel()
-        writer.close()
+    async def _read(self, reader: asyncio.StreamReader, waiting: asyncio.Queue[tuple[float, bytes]]) -> None:
+        clock = asyncio.get_running_loop().time
+        data = b"begin"
+        while data:
+            try:
+                data = await reader.read(CHUNK)
+            except OSError:
+                data = b""
+            waiting.put_nowait((clock() + self._delay, data))
