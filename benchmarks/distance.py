@@ -15,7 +15,7 @@ def distance(sizes: Sizes) -> Iterator[Figure]:
     for milliseconds in ROUND_TRIPS:
         setup = Setup(sizes.rows(250), sizes.columns(), sizes.bits or 2048, milliseconds / 1e3)
         measured = run(setup)
-        size = {"round trip in ms": milliseconds, "rows": setup.rows, "features": setup.features}
+        size = {"ms round trip": milliseconds, "rows": setup.rows, "features": setup.features}
         rounds = f"s, {measured.rounds} rounds"
         yield Figure("distance", "step 8, the lasso", size, measured.steps["lasso"], rounds)
         yield Figure("distance", "steps 2 to 6, the join", size, measured.steps["join"], "s")

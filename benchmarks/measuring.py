@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROUNDS = 3
+LOAD_BEFORE = os.getloadavg()[0]  # of other programs
 ACCURACY = "sd"  # a unit: standard deviations of the outcome per one of the feature
 PACKAGES = ("mpyc", "phe", "gmpy2", "numpy", "aiohttp", "cryptography", "scikit-learn")
 
@@ -103,7 +104,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
-        "load": round(os.getloadavg()[0], 1),
+        "load": round(LOAD_BEFORE, 1),
     }
 
 

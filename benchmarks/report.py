@@ -30,24 +30,49 @@ def write(files: Sequence[Path]) -> None:
     def filled(match: re.Match[str]) -> str:
         head, parts, before, end = match.groups()
         known = [part for part in parts.split() if part in by_part]
-        return head + ("\n".join(table(part, by_part[part]) for part in known) if known else before) + end
+        return head + ("".join(table(part, by_part[part]) for part in known) if known else before) + end
 
     DOCUMENT.write_text(BLOCK.sub(filled, DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
     draw(by_part)
 
 
 def table(part: str, content: dict[str, Any]) -> str:
-    """One part as a table, and where its figures come from."""
+    """One part as a table, and where its figures come from; what has the same size everywhere says it once."""
     figures = [figure for figure in content["figures"] if figure["part"] == part]
+    first = figures[0]["size"]
+    common = {k: v for k, v in first.items() if all(figure["size"].get(k) == v for figure in figures)}
+    sizes = [size({k: v for k, v in figure["size"].items() if k not in common}) for figure in figures]
     beside = any(figure["baseline"] is not None for figure in figures)
-    heads = ["what", "size", "ours", *(["beside it", "", "times"] if beside else [])]
-    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-    for figure in figures:
-        cells = [figure["what"], size(figure["size"]), f"{number(figure['value'])} {figure['unit']}"]
-        if beside:
-            cells += baseline(figure)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(["", *lines, "", source(content), ""]) + "\n"
+    lines = listed(figures, sizes) if beside else across(figures, sizes)
+    where = f"{size(common)}: {source(content)}" if common else source(content)
+    return "\n".join(["", *lines, "", where, "", ""])
+
+
+def listed(figures: list[dict[str, Any]], sizes: list[str]) -> list[str]:
+    """A line for each figure, with its baseline."""
+    lines = [row(["what", "size", "ours", "beside it", "", "times"]), "|" + " --- |" * 6]
+    for figure, words in zip(figures, sizes, strict=True):
+        lines.append(row([figure["what"], words, f"{number(figure['value'])} {figure['unit']}", *baseline(figure)]))
+    return lines
+
+
+def across(figures: list[dict[str, Any]], sizes: list[str]) -> list[str]:
+    """Things measured one way, sizes the other; what there are more of goes down."""
+    whats, columns = (list(dict.fromkeys(names)) for names in ((f["what"] for f in figures), sizes))
+    cells = {
+        (figure["what"], words): f"{number(figure['value'])} {figure['unit']}"
+        for figure, words in zip(figures, sizes, strict=True)
+    }
+    if len(columns) > len(whats):
+        heads, lines = ["size", *whats], [[words, *(cells.get((w, words), "–") for w in whats)] for words in columns]
+    else:
+        heads = ["what", *(columns if columns != [""] else ["figure"])]
+        lines = [[what, *(cells.get((what, words), "–") for words in columns)] for what in whats]
+    return [row(heads), "|" + " --- |" * len(heads), *map(row, lines)]
+
+
+def row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def baseline(figure: dict[str, Any]) -> list[str]:
@@ -96,7 +121,7 @@ def draw(by_part: dict[str, dict[str, Any]]) -> None:
             _chart(f"cost-over-{axis}.png", axis, words, line, STEPS, size(others), log=axis == "rows")
     if "distance" in by_part:
         figures = [figure for figure in by_part["distance"]["figures"] if figure["part"] == "distance"]
-        axis = "round trip in ms"
+        axis = "ms round trip"
         title = size({name: value for name, value in figures[0]["size"].items() if name != axis})
         names = (STEP_WORDS["join"], STEP_WORDS["lasso"])
         _chart("cost-over-distance.png", axis, "round trip between any two parties, ms", figures, names, title)
@@ -115,6 +140,9 @@ def _chart(
     axes.set(xlabel=words, ylabel="seconds", title=title)
     if log:
         axes.set(xscale="log", yscale="log")
+        marks = sorted({figure["size"][axis] for figure in figures})
+        axes.set_xticks(marks, labels=[f"{mark:,}" for mark in marks])
+        axes.set_xticks([], minor=True)
     else:
         axes.set(ylim=(0, None))
     axes.grid(alpha=0.3)

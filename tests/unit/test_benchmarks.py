@@ -51,11 +51,29 @@ def test_the_report_fills_a_table_it_has_figures_for_and_leaves_the_others(
     measured.write_text(json.dumps(document("python -m benchmarks gram", [figure])))
     report.write([measured])
     written = target.read_text()
-    assert "| Gram matrix | 5,000 rows | 2.00 s | 50.0 | Python integers | 25.0 |" in written
-    assert "`python -m benchmarks gram`" in written
+    assert "| Gram matrix |  | 2.00 s | 50.0 | Python integers | 25.0 |" in written
+    assert "5,000 rows: `python -m benchmarks gram`" in written
     assert "old" not in written and "kept" in written
     report.write([measured])
     assert target.read_text() == written
+
+
+def test_without_a_baseline_what_there_is_more_of_goes_down_the_table() -> None:
+    def lines(sizes: tuple[int, ...]) -> list[str]:
+        figures = [
+            Figure("distance", what, {"ms": ms, "rows": 9}, float(ms), "s") for ms in sizes for what in ("join", "fit")
+        ]
+        return report.table("distance", document("command", figures)).splitlines()
+
+    few, many = lines((10, 20)), lines((10, 20, 50))
+    assert few[1:5] == [
+        "| what | 10 ms | 20 ms |",
+        "| --- | --- | --- |",
+        "| join | 10.0 s | 20.0 s |",
+        "| fit | 10.0 s | 20.0 s |",
+    ]
+    assert few[6].startswith("9 rows: `command`")
+    assert many[1] == "| size | join | fit |" and many[5] == "| 50 ms | 50.0 s | 50.0 s |"
 
 
 def test_a_file_of_measurements_names_no_place_of_this_machine() -> None:
