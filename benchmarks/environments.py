@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from benchmarks import ROOT
 
 FOLDER = ROOT / "benchmarks" / ".environments"
+ALONE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # in which they are run
 
 
 def python_with(name: str, *requirements: str, folder: Path = FOLDER) -> Path:
@@ -19,6 +21,6 @@ def python_with(name: str, *requirements: str, folder: Path = FOLDER) -> Path:
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
         print(f"Making an environment with {', '.join(requirements)} ...", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(place)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *requirements], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *requirements], check=True, env=ALONE)
         stamp.write_text(wanted, encoding="utf-8")
     return python

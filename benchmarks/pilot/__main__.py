@@ -28,7 +28,7 @@ from lassos import reference, strongest_penalty, table
 
 from benchmarks import parties
 from benchmarks.__main__ import console, save, show
-from benchmarks.environments import FOLDER, python_with
+from benchmarks.environments import ALONE, FOLDER, python_with
 from benchmarks.measuring import Figure
 from pipeline.config import Model
 from pipeline.demo import free_ports
@@ -87,6 +87,7 @@ def run_join(python: Path, x: Any, y: Any, bits: int) -> float:
                 [*script, player, str(tables), str(results[player]), str(bits), *ports],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                env=ALONE,
             )
             for player in PLAYERS
         ]
@@ -113,7 +114,7 @@ def run_lasso(python: Path, x: Any, y: Any) -> dict[str, Any]:
         json.dump(content, file)
         file.flush()
         command = [str(python), str(HERE / "lasso_party.py"), file.name, str(ITERATIONS), "-M3", "--no-log"]
-        ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_SECONDS)
+        ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_SECONDS, env=ALONE)
     printed: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     return printed
 

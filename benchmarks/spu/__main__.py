@@ -23,7 +23,7 @@ from lassos import reference, strongest_penalty, table
 
 from benchmarks import lasso, sharing
 from benchmarks.__main__ import console, save, show
-from benchmarks.environments import FOLDER, python_with
+from benchmarks.environments import ALONE, FOLDER, python_with
 from benchmarks.measuring import Figure
 from pipeline.config import Model
 from pipeline.demo import free_ports
@@ -55,7 +55,7 @@ def run(python: Path, x: Any, y: Any, model: Model, iterations: int) -> dict[str
         file.flush()
         ports = [str(port) for port in free_ports(3)]
         command = [str(python), str(HERE / "fit.py"), file.name, str(iterations), *ports]
-        ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_SECONDS)
+        ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT_SECONDS, env=ALONE)
     printed: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     return printed
 
