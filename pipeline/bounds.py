@@ -31,7 +31,8 @@ RATIO_BITS = 36  # standard deviations, in steps, of two columns differ by less 
 # sums and counts behind them could be computed (docs/leakage.md).
 SLOPE_BITS = 48  # slopes are opened as multiples of 2^-48, in steps of the outcome per step of the feature
 INTERCEPT_NOISE_BITS = 13  # the intercept is opened up to about 2^13 steps of the outcome's scale, which has 2^44
-FIT_BITS = 30  # r2 and the outcome's variance are opened up to about 2^-30, relatively
+VARIANCE_BITS = 30  # the outcome's variance is opened up to about 2^-30, relatively
+R2_BITS = 44  # r2 is opened up to about 2^-44: mse is the rest of it to 1, so a good fit needs that
 WIDE_FRACTIONAL_BITS = 88  # slopes before they are rounded to SLOPE_BITS
 MEAN_TO_SPREAD_BITS = 14  # without an intercept: largest ratio of the outcome's root mean square to its deviation
 

@@ -7,16 +7,20 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from pipeline import bounds, config
 from pipeline.config import Agreement, Local, Party
 from pipeline.errors import DataError, RangeError
-from pipeline.fixed_point import encode
+from pipeline.fixed_point import encode, encoded_columns
 from pipeline.matching import permutation
 from pipeline.messages import MAX_ROWS
 from pipeline.preprocess import IdentifierSummary, TableSummary, prepare
+
+FAR = 1000
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Report:
     agreement: Agreement | None
     party_id: int
     table: TableSummary | None
+    far: tuple[str, ...] = ()  # columns with a value far from the rest
 
 
 def check(path: Path, party_id: int, local: Path | None = None) -> Report:
@@ -35,11 +40,12 @@ def check(path: Path, party_id: int, local: Path | None = None) -> Report:
     faults = list(found.faults)
     if found.agreement is not None:
         faults += _range_faults(found.agreement)
-    table = None
+    table: TableSummary | None = None
+    far: tuple[str, ...] = ()
     if found.table is not None:
         fit_intercept = found.agreement is None or found.agreement.model.fit_intercept
-        table = _check_table(*found.table, bounds.offset_bits(fit_intercept), faults)
-    return Report(tuple(faults), found.agreement, party_id, table)
+        table, far = _check_table(*found.table, bounds.offset_bits(fit_intercept), faults)
+    return Report(tuple(faults), found.agreement, party_id, table, far)
 
 
 def _range_faults(agreement: Agreement) -> list[str]:
@@ -53,17 +59,34 @@ def _range_faults(agreement: Agreement) -> list[str]:
     return []
 
 
-def _check_table(party: Party, local: Local, offset_bits: int, faults: list[str]) -> TableSummary | None:
+def _check_table(
+    party: Party, local: Local, offset_bits: int, faults: list[str]
+) -> tuple[TableSummary | None, tuple[str, ...]]:
     try:
         prepared = prepare(party, local, permutation=lambda n: permutation(n, secrets.token_bytes))
     except DataError as error:
         faults += error.faults
-        return None
+        return None, ()
     try:
         encode(prepared.values, party, offset_bits)
     except DataError as error:
         faults += [f"{local.data}: {fault}" for fault in error.faults]
-    return prepared.summary
+    return prepared.summary, _far(party, prepared.values)
+
+
+def _far(party: Party, values: NDArray[np.float64]) -> tuple[str, ...]:
+    """Columns whose half range is more than FAR times the median distance to the median, unless a range is declared.
+
+    Such a value sets the scale of its column, whether it belongs to a match or
+    not, and little precision is left for the others.
+    """
+    found = []
+    for place, (name, declared) in enumerate(encoded_columns(party)):
+        column = values[:, place]
+        typical = float(np.median(np.abs(column - np.median(column))))
+        if declared is None and typical and float(np.ptp(column)) / 2 > FAR * typical:
+            found.append(name)
+    return tuple(found)
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -72,6 +95,12 @@ def print_report(report: Report, console: Console) -> None:
         _print_agreement(report.agreement, report.party_id, console)
     if report.table is not None:
         _print_table(report.table, report.agreement, console)
+        for column in report.far:
+            console.print(
+                f"  {column} has a value very far from the rest, which costs the others precision: is it right?"
+                " A run may be refused; a declared range makes such a value an error",
+                soft_wrap=True,
+            )
     if not report.faults:
         console.print("No fault found.")
 
@@ -97,8 +126,9 @@ def _print_table(summary: TableSummary, agreement: Agreement | None, console: Co
         table.add_column(heading)
     for entry in summary.columns:
         levels = ", ".join(f"{level}: {count}" for level, count in entry.levels.items())
-        kind = "outcome" if entry.column == summary.outcome else entry.kind
-        table.add_row(entry.column, kind, str(entry.missing), levels)
+        table.add_row(entry.column, entry.kind, str(entry.missing), levels)
+    if summary.outcome is not None:
+        table.add_row(summary.outcome, "outcome", str(summary.dropped.get(summary.outcome, 0)), "")
     console.print(table)
     for words, names in (("constant", summary.constant), ("nearly constant", summary.nearly_constant)):
         if names:

@@ -17,7 +17,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
 from pipeline import __version__
 from pipeline.errors import OwnInputError, PipelineError
@@ -71,8 +70,8 @@ def _trace(options: argparse.Namespace) -> None:
         traceback.print_exc()
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    signal.raise_signal(signal.SIGINT)  # whoever handles an interrupt now, asyncio among them, handles this
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -86,9 +85,11 @@ def _run(options: argparse.Namespace) -> int:
     try:
         agreement, local = load(options.config, options.party_id, options.local)
         document = run(agreement, local, options.party_id, wait=options.wait, show=show)
-    finally:
-        show.close()
-    console = Console()
+    except BaseException:
+        show.stop()
+        raise
+    show.close()
+    console = Console(markup=False)
     if "coefficients" in document:
         console.print(model_table(document))
     for line in summary_lines(document):
@@ -110,7 +111,7 @@ def _check(options: argparse.Namespace) -> int:
     from pipeline.check import check, print_report
 
     report = check(options.config, options.party_id, options.local)
-    print_report(report, Console())
+    print_report(report, Console(markup=False))
     if report.faults:
         raise OwnInputError(report.faults)
     return 0

@@ -141,12 +141,10 @@ def survey(
     faults: list[str] = []
     moment = now or datetime.now(UTC)
     readable: list[Party] = []
-    agreement = _read_agreement(path, True, moment, faults, readable)
+    agreement = _read_agreement(path, True, moment, faults, readable, smallest_tolerance)
     party = next((party for party in readable if party.id == party_id), None)
     if agreement is not None:
         party = _party_of(agreement, party_id, faults)
-        if smallest_tolerance is not None:
-            faults += _tolerance_faults(agreement, smallest_tolerance(len(agreement.names)))
     file = local or local_path(path, party_id)
     settings = _read_local(file, party, moment, faults)
     table = None
@@ -203,7 +201,7 @@ def local_path(path: Path, party_id: int) -> Path:
 
 def check_tolerance(agreement: Agreement, smallest: float) -> None:
     """Raise ConfigError when the tolerance is finer than `smallest`, what the arithmetic reaches."""
-    faults = _tolerance_faults(agreement, smallest)
+    faults = _tolerance_faults(agreement.model, smallest)
     if faults:
         raise ConfigError(faults)
 
@@ -226,7 +224,12 @@ def key_places(path: Path, party_id: int, local: Path | None = None) -> KeyPlace
 
 
 def _read_agreement(
-    path: Path, require_certificates: bool, now: datetime, faults: list[str], readable: list[Party] | None = None
+    path: Path,
+    require_certificates: bool,
+    now: datetime,
+    faults: list[str],
+    readable: list[Party] | None = None,
+    smallest_tolerance: Callable[[int], float] | None = None,
 ) -> Agreement | None:
     """None if there is a fault; `readable` gets the parties that could be read all the same."""
     before = len(faults)
@@ -241,6 +244,8 @@ def _read_agreement(
         readable += parties
     join = _join(_section(top, "join"))
     model = _model(_section(top, "model"))
+    if smallest_tolerance is not None:
+        faults += _tolerance_faults(model, smallest_tolerance(sum(len(party.names) for party in parties)))
     if len(faults) > before:
         return None
     return Agreement(study, tuple(sorted(parties, key=lambda party: party.id)), join, model)
@@ -285,8 +290,8 @@ def _model(table: Table) -> Model:
     )
 
 
-def _tolerance_faults(agreement: Agreement, smallest: float) -> list[str]:
-    if agreement.model.tolerance >= smallest:
+def _tolerance_faults(model: Model, smallest: float) -> list[str]:
+    if model.tolerance >= smallest:
         return []
     # Rounded up, so that the number shown is one that will do.
     possible = float(Context(prec=2, rounding=ROUND_CEILING).create_decimal(repr(float(smallest))))
@@ -737,6 +742,8 @@ def _output_fault(path: Path) -> str:
         existing = next(folder for folder in (path, *path.parents) if folder.exists())
         if not existing.is_dir():
             return "is not a folder" if existing == path else f"cannot be made, since {existing} is not a folder"
+        if (path / "result.json").is_dir():
+            return "holds a folder of the name result.json, where the result is to be"
         with tempfile.TemporaryFile(dir=existing):  # tried, as access rights tell only half; leaves no trace
             return ""
     except OSError as error:

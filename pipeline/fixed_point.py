@@ -64,7 +64,7 @@ def encode(values: NDArray[np.float64], party: Party, offset_bits: int = OFFSET_
     encoded = np.empty(values.shape, dtype=np.int64)
     scales: list[Scale] = []
     faults: list[str] = []
-    for place, (name, declared) in enumerate(_columns(party)):
+    for place, (name, declared) in enumerate(encoded_columns(party)):
         column = values[:, place]
         low, high = declared or (float(column.min()), float(column.max()))
         scale = choose_scale(low, high, offset_bits)
@@ -79,7 +79,7 @@ def encode(values: NDArray[np.float64], party: Party, offset_bits: int = OFFSET_
     return EncodedTable(encoded, tuple(s.offset for s in scales), tuple(s.exponent for s in scales))
 
 
-def _columns(party: Party) -> list[tuple[str, tuple[float, float] | None]]:
+def encoded_columns(party: Party) -> list[tuple[str, tuple[float, float] | None]]:
     """Each encoded column's name in the table and its declared range."""
     columns = [
         (column.column, column.range if column.kind == "numeric" else INDICATOR_RANGE)

@@ -163,8 +163,10 @@ class PipeProgress:
         self._connection.send(("advance", done, total))
 
 
-def main(connection: Connection, agreement: Agreement, local: Local, party_id: int) -> None:
-    """Entry of the process."""
+def main(connection: Connection, agreement: Agreement, local: Local, party_id: int, debug: bool) -> None:
+    """Entry of the process; what goes wrong is told over the pipe, and without `debug` nowhere else."""
+    if not debug:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # workers that are killed while they start complain
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what an interrupt ends
     die_with_parent()
     no_core_dump()

@@ -245,5 +245,12 @@ def fit(gram: NDArray[np.object_], settings: Settings) -> Fit:
     return Fit(iterations, tuple(map(float, slopes)), float(intercept), float(1 - unexplained), float(mse))
 
 
+def too_little_spread() -> str:
+    return (
+        "over the matched records a column varies too little for its scale, or without an intercept lies too far from"
+        " zero: look with check for values far from the rest, declare a range, or subtract a constant"
+    )
+
+
 def constant_outcome() -> str:
     return "the outcome is the same in all matched records, so there is nothing to fit; choose another outcome"

@@ -25,6 +25,9 @@ class Reporter(Protocol):
     def close(self) -> None:
         """The last step has ended."""
 
+    def stop(self) -> None:
+        """The present step has failed."""
+
 
 class Silent:
     """Shows nothing."""
@@ -36,6 +39,8 @@ class Silent:
     def note(self, words: str) -> None: ...
 
     def close(self) -> None: ...
+
+    def stop(self) -> None: ...
 
 
 class Lines:
@@ -62,6 +67,9 @@ class Lines:
     def close(self) -> None:
         if self._words:
             self.note(f"{self._words}: done in {time.monotonic() - self._since:.1f} s")
+        self._words = ""
+
+    def stop(self) -> None:
         self._words = ""
 
 
@@ -97,6 +105,9 @@ class Bars:
 
     def close(self) -> None:
         self._complete()
+        self._progress.stop()
+
+    def stop(self) -> None:
         self._progress.stop()
 
     def _complete(self) -> None:

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from pipeline import __version__
 from pipeline.config import Agreement
+from pipeline.errors import ConfigError
 
 RESULT_FILE = "result.json"
 
@@ -109,7 +110,16 @@ def _feature(column: Any) -> dict[str, Any]:
 
 
 def write_result(folder: Path, document: Mapping[str, Any]) -> Path:
-    """Write `result.json` whole or not at all, readable by its owner alone."""
+    """Write `result.json` whole or not at all, readable by its owner alone. Raises ConfigError."""
+    try:
+        return _write(folder, document)
+    except OSError as error:
+        raise ConfigError(
+            f"the result cannot be written to {folder} ({error.strerror}); mend that, then start again at all parties"
+        ) from error
+
+
+def _write(folder: Path, document: Mapping[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / RESULT_FILE
     descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".result-", suffix=".json")

@@ -9,6 +9,7 @@ at all of them (3 or 4), and the result is written only when all is computed.
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import queue
@@ -144,7 +145,9 @@ class JoinProcess:
         sys.warnoptions.append("ignore:resource_tracker:UserWarning")
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=join_process.main, args=(theirs, *self._arguments))
+        self._process = context.Process(
+            target=join_process.main, args=(theirs, *self._arguments, logging.getLogger().isEnabledFor(logging.DEBUG))
+        )
         self._process.start()
         theirs.close()
         return self

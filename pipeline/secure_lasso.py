@@ -25,17 +25,18 @@ import numpy as np
 from pipeline import plain_lasso
 from pipeline.bounds import (
     COEFFICIENT_BITS,
-    FIT_BITS,
     INTERCEPT_NOISE_BITS,
     ITERATE_BITS,
     MEAN_TO_SPREAD_BITS,
     OUTCOME_SPREAD_BITS,
     POLISH_BITS,
+    R2_BITS,
     RATIO_BITS,
     RIDGE_BITS,
     SLOPE_BITS,
     SPREAD_BITS,
     THRESHOLD_LIMIT,
+    VARIANCE_BITS,
     WIDE_FRACTIONAL_BITS,
     Plan,
     plan,
@@ -233,7 +234,7 @@ class SecureLasso:
         if not await mpc.is_zero("spread is too small", faults):
             raise Refused(
                 "spread",
-                "a column varies too little over the matched records for its scale; declare a narrower range for it",
+                plain_lasso.too_little_spread(),
             )
 
     async def correlations(self, of: Moments, norm: Scale, spread: Scale) -> tuple[Shares, Shares]:
@@ -504,11 +505,10 @@ class SecureLasso:
             exact = of.totals[-1:] * (1 << SLOPE_BITS) - await mpc.reduce(line.reshape(1))
             noise = mpc.noise(1, SLOPE_BITS + INTERCEPT_NOISE_BITS + n.bit_length() - 1)
             intercept = await self.open_("intercept", exact + noise)
-        rounding = F - FIT_BITS
-        r2 = await self.open_("r2", ONE - unexplained + mpc.noise(1, rounding))
+        r2 = await self.open_("r2", ONE - unexplained + mpc.noise(1, F - R2_BITS))
         place = spread.one_hot[-1:] @ mpc.public(list(range(spread.places)))
         variance = await self.open_(
-            "variance of the outcome", mpc.concatenate(spread.mantissa[-1:] + mpc.noise(1, rounding), place)
+            "variance of the outcome", mpc.concatenate(spread.mantissa[-1:] + mpc.noise(1, F - VARIANCE_BITS), place)
         )
         if steps is None:
             return Fit(iterations, None, None, None, None)
@@ -525,7 +525,7 @@ class SecureLasso:
         *features, outcome = self.exponents
         slopes = [Fraction(x, 1 << SLOPE_BITS) * _power(e - outcome) for x, e in zip(steps, features, strict=True)]
         constant = Fraction(intercept[0], self.n << SLOPE_BITS) * _power(-outcome) if intercept else 0
-        explained = min(Fraction(round(Fraction(r2[0] << FIT_BITS - 2, ONE)), 1 << FIT_BITS - 2), Fraction(1))
+        explained = min(Fraction(r2[0], ONE), Fraction(1))
         mantissa, place = variance
         total = Fraction(mantissa, ONE) * _power(2 * (place + 1 - outcome)) / self.n**2
         mse = (1 - explained) * total

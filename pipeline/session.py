@@ -99,8 +99,8 @@ _SENTENCES = {
     AbortCode.REFUSED_NOT_CONVERGED: "the fit did not converge within the agreement's max_iterations",
     AbortCode.REFUSED_CONSTANT_OUTCOME: "the outcome is the same in all matched records, so there is nothing to fit",
     AbortCode.REFUSED_SPREAD: (
-        "over the matched records a column has too little spread for the arithmetic; look for columns that "
-        "`check` calls nearly constant, or whose values are far apart in the table"
+        "over the matched records a column varies too little for its scale, or without an intercept lies too far "
+        "from zero; look with check for values far from the rest, declare a range, or subtract a constant"
     ),
 }
 

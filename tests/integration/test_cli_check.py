@@ -54,3 +54,27 @@ def test_the_third_party_has_no_table_to_check(tmp_path: Path) -> None:
     done = check(path, 2)
     assert done.returncode == 0, done.stderr
     assert "rows read" not in done.stdout
+
+
+def test_names_with_brackets_are_shown_as_they_are_and_a_value_far_from_the_rest_is_pointed_out(tmp_path: Path) -> None:
+    rows = "".join(f"{i:03d},{i % 7}.5,{1 + i % 5}\n" for i in range(60))
+    path = make_study(
+        tmp_path,
+        hospital_csv="id,dose [/day],days\n" + rows + "900,1000000,3\n",
+        insurer_csv=INSURER,
+        model={"alpha": 0.1},
+    )
+    done = check(path)
+    assert done.returncode == 0, done.stderr
+    assert "dose [/day] has a value very far from the rest" in done.stdout
+    assert re.search(r"days\s+. outcome", done.stdout)
+    assert "days has a value" not in done.stdout
+
+
+def test_a_tolerance_too_fine_is_named_beside_other_faults(tmp_path: Path) -> None:
+    path = make_study(
+        tmp_path, hospital_csv=HOSPITAL, insurer_csv=INSURER, model={"alpha": 0.1, "alpah": 1, "tolerance": 1e-13}
+    )
+    done = check(path)
+    assert done.returncode == 2
+    assert "alpah" in done.stderr and "tolerance" in done.stderr
