@@ -70,6 +70,7 @@ class Keyring:
         self._keypair = keypair
         self._rng = rng
         self._built: dict[object, Any] = {}
+        self._building = threading.Lock()  # a worker of a cluster may have several threads
 
     def own_encryptor(self, session: bytes) -> OwnEncryptor:
         return self._once(("own", session), lambda: OwnEncryptor(self._own(), session, self._rng))
@@ -86,9 +87,10 @@ class Keyring:
         return self._keypair
 
     def _once(self, name: object, build: Callable[[], T]) -> T:
-        if name not in self._built:
-            self._built[name] = build()
-        built: T = self._built[name]
+        with self._building:
+            if name not in self._built:
+                self._built[name] = build()
+            built: T = self._built[name]
         return built
 
 

@@ -16,7 +16,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Context
 from pathlib import Path
@@ -39,6 +39,7 @@ from pipeline.agreement import (
     differences,
     parse_canonical,
 )
+from pipeline.compute_settings import Compute, read_compute
 from pipeline.errors import ConfigError
 from pipeline.toml_reader import Table, as_number, clean, nearest, printable, read_toml, repeated, shown
 
@@ -81,7 +82,7 @@ _TABLES = ("study", "party", "join", "model")
 _PARTY_KEYS = ("id", "name", "role", "url", "certificate")
 _COLUMN_KEYS = ("identifier", "identifier_pattern", "features", "categories", "ranges", "outcome")
 _MODEL_KEYS = ("kind", "alpha", "standardize", "fit_intercept", "tolerance", "max_iterations")
-_LOCAL_KEYS = ("data", "private_key", "output", "listen", "decimal", "encoding", "missing")
+_LOCAL_KEYS = ("data", "private_key", "output", "listen", "decimal", "encoding", "missing", "compute")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*")
 
 T = TypeVar("T")
@@ -99,6 +100,7 @@ class Local:
     decimal: Literal[".", ","] = "."
     encoding: str = "utf-8"
     missing: tuple[str, ...] = MISSING  # trimmed, NFC; a cell is compared with them in any case
+    compute: Compute = field(default_factory=Compute)
 
 
 @dataclass(frozen=True)
@@ -641,11 +643,11 @@ def _read_local(path: Path, party: Party | None, now: datetime, faults: list[str
     decimal = table.choice("decimal", (".", ","))
     encoding = _encoding(table)
     missing = _missing(table, party)
+    compute = read_compute(table, path.parent)
     if len(faults) > before or private_key is None or certificate is None or output is None or listen is None:
         return None
-    return Local(
-        data, private_key, certificate, output, listen, "," if decimal == "," else ".", _or(encoding, "utf-8"), missing
-    )
+    comma: Literal[".", ","] = "," if decimal == "," else "."
+    return Local(data, private_key, certificate, output, listen, comma, _or(encoding, "utf-8"), missing, compute)
 
 
 def _reading(path: Path, party: Party) -> Local | None:

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from pipeline import bounds, matching, subgroup_keys, wire
+from pipeline.cluster import Cluster
 from pipeline.compute import Workers, cores, die_with_parent, no_core_dump
 from pipeline.config import Agreement, Join, Local
 from pipeline.driver import Mailbox, Role, drive
@@ -40,10 +41,10 @@ from pipeline.errors import (
     Refused,
     RemoteProtocolError,
 )
-from pipeline.fixed_point import EncodedTable, encode
+from pipeline.fixed_point import encode
 from pipeline.messages import Message, ShamirShare, ShareKey
 from pipeline.paillier import KeyPair
-from pipeline.preprocess import PreparedTable, prepare
+from pipeline.preprocess import prepare
 from pipeline.psi import Controller, PaillierWorkers, ThirdParty
 from pipeline.psi_states import AdditiveShares, Matched, Setting, Table
 from pipeline.share_convert import ControllerSharing, GramShare, SharingSetting, ThirdPartySharing
@@ -181,17 +182,6 @@ def main(connection: Connection, agreement: Agreement, local: Local, party_id: i
         connection.close()
 
 
-@dataclass(frozen=True, eq=False)
-class _OwnTable:
-    """A controller's table after step 1."""
-
-    prepared: PreparedTable
-    encoded: EncodedTable
-
-    def remains(self) -> _Remains:
-        return _Remains(self.encoded.exponents, self.encoded.offsets, self.prepared.read, self.prepared.dropped)
-
-
 @dataclass(frozen=True)
 class _Remains:
     """What is needed of a controller's table when its rows are gone."""
@@ -204,11 +194,12 @@ class _Remains:
 
 def _steps(connection: Connection, agreement: Agreement, local: Local, party_id: int) -> JoinResult:
     clock = _Clock()
-    own = _prepare(agreement, local, party_id)
+    remains, table = _prepare(agreement, local, party_id)
+    cluster = Cluster.connect(local.compute) if local.compute.scheduler is not None else None
     seconds = {"prepare": clock.lap()}
     connection.send(("ready",))
-    keypair = _new_key(agreement.join) if own is not None else None
-    with Workers.spawn(cores(), keypair) as workers:  # they come up while the others are awaited
+    keypair = _new_key(agreement.join) if table is not None else None
+    with _workers(cluster, local, keypair) as workers:  # they come up while the others are awaited
         match connection.recv():
             case ("session", bytes(session)):
                 clock.lap()
@@ -220,11 +211,10 @@ def _steps(connection: Connection, agreement: Agreement, local: Local, party_id:
         public = (keypair.modulus, keypair.base) if keypair is not None else ()
         cryptography = PaillierWorkers(workers, session, *public)
         del keypair
-        role = _join_role(party_id, setting, own, cryptography, progress)
+        role = _join_role(party_id, setting, table, cryptography, progress)
+        del table  # the role lets go of identifiers and rows as they are uploaded
         joined = drive(role, mailbox, (ShareKey, ShamirShare))
         del role
-    remains = own.remains() if own is not None else None
-    del own  # the table is not needed for what follows
     seconds["join"] = clock.lap()
     gram = drive(_sharing_role(agreement, party_id, session, joined, progress), mailbox)
     seconds["share"] = clock.lap()
@@ -235,16 +225,24 @@ def _steps(connection: Connection, agreement: Agreement, local: Local, party_id:
     return JoinResult(gram, in_order, remains.offsets, remains.read, remains.dropped, seconds)
 
 
-def _prepare(agreement: Agreement, local: Local, party_id: int) -> _OwnTable | None:
+def _prepare(agreement: Agreement, local: Local, party_id: int) -> tuple[_Remains | None, Table | None]:
     """Step 1; None at the third party."""
     party = agreement.party(party_id)
     if party.role != "controller":
-        return None
+        return None, None
     prepared = prepare(party, local, permutation=lambda n: matching.permutation(n, secrets.token_bytes))
     try:
-        return _OwnTable(prepared, encode(prepared.values, party, bounds.offset_bits(agreement.model.fit_intercept)))
+        encoded = encode(prepared.values, party, bounds.offset_bits(agreement.model.fit_intercept))
     except DataError as error:
         raise DataError(f"{local.data}: {fault}" for fault in error.faults) from error
+    remains = _Remains(encoded.exponents, encoded.offsets, prepared.read, prepared.dropped)
+    return remains, Table(prepared.identifiers, encoded.values, encoded.exponents)
+
+
+def _workers(cluster: Cluster | None, local: Local, keypair: KeyPair | None) -> Workers:
+    if cluster is not None:
+        return cluster.workers(keypair)
+    return Workers.spawn(local.compute.workers or cores(), keypair)
 
 
 def _new_key(join: Join) -> KeyPair:
@@ -254,12 +252,11 @@ def _new_key(join: Join) -> KeyPair:
 
 
 def _join_role(
-    party_id: int, setting: Setting, own: _OwnTable | None, cryptography: PaillierWorkers, progress: PipeProgress
+    party_id: int, setting: Setting, table: Table | None, cryptography: PaillierWorkers, progress: PipeProgress
 ) -> Role[AdditiveShares | Matched]:
     """Steps 2 to 6."""
-    if own is None:
+    if table is None:
         return ThirdParty(setting, cryptography, secrets.token_bytes, progress)
-    table = Table(own.prepared.identifiers, own.encoded.values, own.encoded.exponents)
     return Controller(party_id, setting, table, cryptography, secrets.token_bytes, progress)
 
 

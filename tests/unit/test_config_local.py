@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from studies import make_study, toml, write_keys
 
 from pipeline.certificates import new_key
+from pipeline.compute_settings import Compute
 from pipeline.config import MISSING, Local, load, load_agreement, load_local
 from pipeline.errors import ConfigError
 
@@ -276,3 +277,12 @@ def test_what_this_user_may_not_read_or_write_is_a_fault(study: Path) -> None:
     (study.parent / "data/hospital.csv").chmod(0)
     (study.parent / "results").mkdir(mode=0o500)
     assert len(faults(study)) == 2
+
+
+def test_how_to_compute_is_read_with_the_rest(study: Path) -> None:
+    write(study, compute={"workers": 3})
+    assert local(study).compute == Compute(3)
+    write(study, compute={"workers": 3, "schedular": "x"})
+    assert faults(study) == (
+        'party-0.toml: compute."schedular" is an unknown key; the nearest known one is "scheduler"',
+    )

@@ -1,0 +1,240 @@
+"""Paillier work on a cluster of this party's own, through `distributed` (Dask).
+
+The cluster is part of the party: its workers get plaintext rows and the private
+key of the join, so scheduler and workers must be machines that may see them.
+Jobs and answers are pickled, as everything is between a Dask client and its
+workers; nothing of another party is, for what they send is parsed before.
+
+The key goes to the workers that are there at the start, once each, and stays
+under a token. It is dropped when the join is over, and by each worker itself
+when this party has not been heard of for `LEASE_SECONDS`. That drops all
+references; it does not overwrite memory, and the workers' processes live on: to
+claim more, end the cluster after the run.
+
+Jobs never raise on the cluster, where an error would be logged with its
+arguments: what went wrong is an answer. Workers that may write results to a
+disk when memory is short are refused.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Executor, Future
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from secrets import token_hex
+from typing import Any, ParamSpec, TypeVar
+
+from pipeline import __version__
+from pipeline.compute import Keyring, Part, Task, Workers, no_core_dump, run_job
+from pipeline.compute_settings import Compute
+from pipeline.errors import ConfigError, LocalProtocolError, PipelineError
+from pipeline.messages import Bytes
+from pipeline.paillier import KeyPair
+
+CONNECT_SECONDS = 30
+LEASE_SECONDS = 120
+RENEW_SECONDS = 20
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sealed:
+    """Something that crosses the cluster and shows nothing of itself in any log."""
+
+    content: Any
+
+
+# --- at a worker ------------------------------------------------------------
+
+
+class _Held:
+    """What a worker holds for one join."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self.keyring = keyring
+        self.until = time.monotonic() + LEASE_SECONDS
+
+
+_held: dict[str, _Held] = {}
+
+
+def _describe(dask_worker: Any) -> tuple[str, bool, int]:
+    """Version, whether results may go to a disk, threads."""
+    return __version__, type(dask_worker.data) is not dict, int(dask_worker.state.nthreads)
+
+
+def _hold(token: str, sealed: Sealed) -> None:
+    no_core_dump()
+    _held[token] = _Held(Keyring(sealed.content, os.urandom))
+    threading.Thread(target=_watch, args=(token,), name="lease-watch", daemon=True).start()
+
+
+def _renew(token: str) -> None:
+    if token in _held:
+        _held[token].until = time.monotonic() + LEASE_SECONDS
+
+
+def _drop(token: str) -> None:
+    _held.pop(token, None)
+    gc.collect()
+
+
+def _watch(token: str) -> None:
+    while (held := _held.get(token)) is not None:
+        left = held.until - time.monotonic()
+        if left <= 0:
+            _drop(token)
+        del held
+        time.sleep(max(0.0, min(left, 1.0)))
+
+
+def _run_held(token: str, task: Task, parts: tuple[Part, ...]) -> Bytes:
+    held = _held.get(token)
+    if held is None:
+        raise PipelineError("a worker of the cluster no longer has the keys of this join")
+    return run_job(held.keyring, task, parts)
+
+
+def _answer(call: Sealed) -> Sealed:
+    """Call a function; its result, or its error as one."""
+    function, arguments = call.content
+    try:
+        return Sealed(function(*arguments))
+    except PipelineError as error:
+        return Sealed(error)
+
+
+# --- here -------------------------------------------------------------------
+
+
+class Cluster:
+    """A connection to the cluster, whose workers were found to be fit; it ends with `workers`, or with this process."""
+
+    def __init__(self, client: Any, workers: dict[str, int]) -> None:
+        self._client = client
+        self._workers = workers  # address -> threads
+
+    @classmethod
+    def connect(cls, compute: Compute) -> Cluster:
+        """Connect and look at the workers; ConfigError if they are not fit for it."""
+        client = _client(compute)
+        try:
+            found = client.run(_describe)
+        except Exception as error:
+            client.close()
+            raise _unfit(f"do not all answer ({type(error).__name__}); is this program installed at each?") from None
+        words = _fault(found)
+        if words:
+            client.close()
+            raise _unfit(words)
+        return cls(client, {address: threads for address, (_, _, threads) in found.items()})
+
+    def workers(self, keypair: KeyPair | None) -> Workers:
+        """Give the key pair to the workers that were found, and return them for use; they are closed as others are."""
+        token = token_hex(16)
+        executor = ClusterExecutor(self._client, list(self._workers), token, keypair)
+        return Workers(executor, partial(_run_held, token), ahead=2 * sum(self._workers.values()) + 1)
+
+
+class ClusterExecutor(Executor):
+    """Hands calls to the workers that hold the key, and to no others; ends their hold when it is shut down."""
+
+    def __init__(self, client: Any, addresses: list[str], token: str, keypair: KeyPair | None) -> None:
+        self._client = client
+        self._addresses = addresses
+        self._token = token
+        self._over = threading.Event()
+        self._tell(_hold, token, Sealed(keypair))
+        self._theirs = client.get_executor(pure=False, workers=addresses, allow_other_workers=False)
+        threading.Thread(target=self._keep, name="lease", daemon=True).start()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        if kwargs:
+            raise LocalProtocolError("a call on a cluster takes no arguments by name")
+        ours: Future[T] = Future()
+        theirs = self._theirs.submit(_answer, Sealed((fn, args)))
+        theirs.add_done_callback(partial(_pass_on, ours))
+        return ours
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Drop the keys at the workers and end the connection."""
+        if self._over.is_set():
+            return
+        self._over.set()
+        with suppress(Exception):  # a worker that is not there any more is what its lease is for
+            self._theirs.shutdown(wait=wait and not cancel_futures)
+            self._client.run(_drop, self._token, workers=self._addresses, on_error="ignore")
+        self._client.close()
+
+    def _keep(self) -> None:
+        while not self._over.wait(RENEW_SECONDS):
+            with suppress(Exception):  # jobs will say what is wrong
+                self._client.run(_renew, self._token, workers=self._addresses, on_error="ignore")
+
+    def _tell(self, function: Callable[..., None], *arguments: object) -> None:
+        try:
+            self._client.run(function, *arguments, workers=self._addresses)
+        except Exception as error:
+            raise _lost(error) from None
+
+
+def _pass_on(ours: Future[Any], theirs: Future[Sealed]) -> None:
+    if not ours.set_running_or_notify_cancel():
+        return
+    try:
+        content = theirs.result().content
+    except (Exception, CancelledError) as error:
+        content = _lost(error)
+    if isinstance(content, PipelineError):
+        ours.set_exception(content)
+    else:
+        ours.set_result(content)
+
+
+def _client(compute: Compute) -> Any:
+    distributed: Any = importlib.import_module("distributed")  # only here: it is an optional dependency
+
+    security = None
+    if compute.certificate is not None:
+        security = distributed.Security(
+            tls_ca_file=str(compute.ca),
+            tls_client_cert=str(compute.certificate),
+            tls_client_key=str(compute.key),
+            require_encryption=True,
+        )
+    try:
+        return distributed.Client(
+            compute.scheduler, security=security, timeout=CONNECT_SECONDS, set_as_default=False, name="join"
+        )
+    except Exception as error:
+        raise ConfigError(
+            f"compute.scheduler: no connection to {compute.scheduler} ({type(error).__name__}); "
+            "is the cluster up, and do certificate, key and ca fit it?"
+        ) from None
+
+
+def _fault(found: dict[str, tuple[str, bool, int]]) -> str:
+    if not found:
+        return "are none"
+    if any(version != __version__ for version, _, _ in found.values()):
+        return f"do not all have version {__version__} of this program"
+    if any(on_disk for _, on_disk, _ in found.values()):
+        return "may write results to a disk; start them with distributed.worker.memory.target and .spill set to false"
+    return ""
+
+
+def _unfit(words: str) -> ConfigError:
+    return ConfigError(f"compute.scheduler: the workers of the cluster {words}")
+
+
+def _lost(error: BaseException) -> PipelineError:
+    return PipelineError(f"the cluster has lost a job ({type(error).__name__}); are its workers still there?")
