@@ -76,10 +76,16 @@ class Keyring:
         return self._once(("own", session), lambda: OwnEncryptor(self._own(), session, self._rng))
 
     def peer_encryptor(self, key: EncryptionKey) -> PeerEncryptor:
-        return self._once(("peer", key), lambda: PeerEncryptor(key, self._rng))
+        return self._once(("peer", key), lambda: self._peer_after_own(key))
 
     def decryptor(self) -> Decryptor:
         return self._once("decryptor", lambda: Decryptor(self._own()))
+
+    def _peer_after_own(self, key: EncryptionKey) -> PeerEncryptor:
+        # Masks begin when the own rows are all encrypted. The own key's tables, tens of megabytes that tell the primes,
+        # make room; should they be wanted again, they are built again and stay.
+        self._built = {name: what for name, what in self._built.items() if not isinstance(what, OwnEncryptor)}
+        return PeerEncryptor(key, self._rng)
 
     def _own(self) -> KeyPair:
         if self._keypair is None:

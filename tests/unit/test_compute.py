@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import threading
@@ -118,6 +119,18 @@ def test_an_inspection_gives_the_residues_of_good_ciphertexts_and_refuses_bad_on
         assert np.array_equal(seen, residues(ciphertexts, N))
         with pytest.raises(RemoteProtocolError, match="coprime"):
             list(workers.map_parts(Inspect(N), [bad]))
+
+
+def test_the_tables_of_the_own_key_are_gone_when_masks_begin() -> None:
+    keyring = Keyring(PAIR, os.urandom)
+    own, decryptor = weakref.ref(keyring.own_encryptor(SESSION)), keyring.decryptor()
+    peer = keyring.peer_encryptor(KEY)
+    gc.collect()
+    assert own() is None
+    assert keyring.decryptor() is decryptor
+    again = keyring.own_encryptor(SESSION)
+    assert keyring.peer_encryptor(KEY) is peer
+    assert keyring.own_encryptor(SESSION) is again
 
 
 @pytest.mark.parametrize("task", [EncryptOwn(SESSION), Decrypt()])
