@@ -46,7 +46,7 @@ class Bench:
 
     @cached_property
     def peer(self) -> PeerEncryptor:
-        return PeerEncryptor(self.pair.n, SESSION, os.urandom)
+        return PeerEncryptor(self.pair.encryption_key(SESSION), os.urandom)
 
     @cached_property
     def plaintexts(self) -> Bytes:
@@ -120,7 +120,7 @@ def mask_encryption(sizes: Sizes) -> Iterator[Figure]:
             lambda bench=bench: bench.peer.encrypt(bench.plaintexts),
             bench.phe_encrypt,
         )
-        yield by_workers(part, bench, EncryptPeer(SESSION, bench.pair.n), bench.plaintexts)
+        yield by_workers(part, bench, EncryptPeer(bench.pair.encryption_key(SESSION)), bench.plaintexts)
 
 
 def decryption(sizes: Sizes) -> Iterator[Figure]:
