@@ -47,6 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.exit_state, [str(error)])
     except BrokenPipeError:
         return 1
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("pipeline"):
+            raise
+        _trace(options)
+        return _fail(
+            2, [f"The package {error.name} is not installed for this Python; activate the environment (.venv)."]
+        )
     except Exception as error:  # the one place where a bug becomes a sentence
         _trace(options)
         return _fail(1, [f"A bug in the pipeline ({type(error).__name__}); run again with --debug and report it."])
@@ -140,7 +147,10 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not math.isfinite(value) or value <= 0:
         raise argparse.ArgumentTypeError("must be a positive number of seconds")
     return value
@@ -180,7 +190,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", type=Path, required=True, metavar="FILE", help="result.json")
     sub.add_argument("--data", type=Path, required=True, metavar="FILE", help="the table, .csv or .parquet")
     sub.add_argument("--output", type=Path, required=True, metavar="FILE", help="the table with predictions")
-    sub.add_argument("--decimal", choices=(".", ","), default=".", help="the decimal sign of the table (.)")
+    sub.add_argument(
+        "--decimal", choices=(".", ","), metavar="SIGN", default=".", help="the decimal sign of the table (.)"
+    )
     sub.add_argument("--encoding", default="utf-8", help="the encoding of the table (utf-8)")
     sub.add_argument("--missing", action="append", metavar="CODE", help="a missing value; may be given again")
     return parser

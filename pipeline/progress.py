@@ -98,7 +98,8 @@ class Bars:
 
     def advance(self, done: int, total: int) -> None:
         if self._task is not None:
-            self._progress.update(self._task, completed=done, total=max(total, 1))
+            # Only the next step says that this one is over: there is work after the last part has been counted.
+            self._progress.update(self._task, completed=min(done, 0.99 * total), total=max(total, 1))
 
     def note(self, words: str) -> None:
         self._progress.console.print(words, highlight=False, markup=False, soft_wrap=True)

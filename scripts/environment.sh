@@ -21,6 +21,10 @@ make_environment() { # name of the extra in setup.cfg
     fi
     if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
         python=$(find_python) || return 1
+        if ! [ -w . ]; then
+            echo "Nothing can be written to $PWD, where .venv belongs; use a checkout of your own." >&2
+            return 1
+        fi
         echo "Making .venv with $python ..." >&2
         if ! "$python" -m venv --clear .venv; then
             echo "Python's venv module is incomplete here; install it (on Debian and Ubuntu: apt install python3-venv) and start again." >&2

@@ -13,7 +13,9 @@ from pipeline.errors import OwnInputError
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make-synthetic-data", description=__doc__, allow_abbrev=False)
-    parser.add_argument("folder", type=Path, help="empty or not there yet")
+    parser.add_argument(
+        "folder", type=Path, help="empty, not there yet, or one made by this script before, which is replaced"
+    )
     parser.add_argument("--data", choices=("heart-failure", "rand-hie"), default="heart-failure")
     parser.add_argument("--matches", type=int, default=4000, help="records complete in both tables (4000)")
     parser.add_argument("--hospital", type=int, default=5000, help="rows of the hospital's table (5000)")

@@ -15,8 +15,10 @@ from pipeline.errors import PipelineError
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="run-three-local", description=__doc__, allow_abbrev=False)
-    parser.add_argument("folder", type=Path, help="holds study.toml and party-0.toml to party-2.toml")
+    parser.add_argument("folder", type=Path, help="of a study: holds study.toml and party-0.toml to party-2.toml")
     folder: Path = parser.parse_args().folder
+    if folder.name == "study.toml":
+        folder = folder.parent
     console = Console(highlight=False)
     try:
         names = [party.name for party in load_agreement(folder / "study.toml").parties]
