@@ -246,9 +246,10 @@ def _read_agreement(
         readable += parties
     join = _join(_section(top, "join"))
     model = _model(_section(top, "model"))
-    if smallest_tolerance is not None:
+    sound = len(faults) == before
+    if smallest_tolerance is not None:  # a fault of the study as a whole, which can be read all the same
         faults += _tolerance_faults(model, smallest_tolerance(sum(len(party.names) for party in parties)))
-    if len(faults) > before:
+    if not sound:
         return None
     return Agreement(study, tuple(sorted(parties, key=lambda party: party.id)), join, model)
 
