@@ -248,7 +248,7 @@ def test_faults_of_both_files_come_in_one_go(study: Path) -> None:
 def test_an_unknown_party_and_a_tolerance_too_fine_come_in_one_go(study: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(study, 5, study.parent / "party-0.toml", smallest_tolerance=lambda features: 1e-5 * features)
-    [unknown, tolerance] = caught.value.faults
+    [tolerance, unknown] = caught.value.faults
     assert unknown.startswith("party 5 is not in the agreement")
     assert "at least 4e-05" in tolerance  # age, smoker=former, smoker=n/a, income
 
