@@ -48,8 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("pipeline"):
-            raise
         _trace(options)
         return _fail(
             2, [f"The package {error.name} is not installed for this Python; activate the environment (.venv)."]
