@@ -57,6 +57,11 @@ def _peer(rng: Callable[[int], bytes] = os.urandom) -> PeerEncryptor:
     return PeerEncryptor(KEY, rng)
 
 
+def _same_each_run(count: int) -> bytes:
+    """Of random exponents, one in a million leaves an obfuscator in a coset it should not be in; none of these does."""
+    return np.random.default_rng(1).bytes(count)
+
+
 ENCRYPTORS = [pytest.param(_own, id="own"), pytest.param(_peer, id="peer")]
 
 
@@ -281,14 +286,14 @@ def test_obfuscators_lie_in_the_group_of_the_base_for_any_key(make: Any) -> None
 
 
 def test_two_independent_exponents_leave_the_group_of_the_base() -> None:
-    obfuscators = numbers(TwoExponents(KEY, os.urandom).obfuscators(20))
+    obfuscators = numbers(TwoExponents(KEY, _same_each_run).obfuscators(20))
     assert all(is_residue(o, PAIR) for o in obfuscators)
     assert not any(in_group(o % N, H % N, PAIR) for o in obfuscators)
 
 
 @pytest.mark.parametrize("broken", [Uniform, TwoExponents])
 def test_rows_from_outside_the_group_are_recognised_by_their_coset(broken: type[Encryptor]) -> None:
-    rows, masked = _rows_and_masked(broken(KEY, os.urandom), 13)
+    rows, masked = _rows_and_masked(broken(KEY, _same_each_run), 13)
     assert rows_by_coset(masked, rows, H % N, PAIR) == [13]
 
 

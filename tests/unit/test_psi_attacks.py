@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from random import Random
 from secrets import randbelow
 
 import numpy as np
@@ -129,10 +130,12 @@ def candidates_by_coset(view: View, pair: KeyPair) -> list[list[int]]:
 
 def _uniform_owner_randomness(monkeypatch: pytest.MonkeyPatch) -> Study:
     n = KEYS[0].n
+    # Two rows are in one coset once in a million times; of those that this seed makes, no two are.
+    randrange = Random(1).randrange
 
     def encrypt_own(plaintexts: Iterable[Bytes]) -> Iterator[Bytes]:
         for part in plaintexts:
-            obfuscators = array([pow(1 + randbelow(n - 1), n, n * n) for _ in range(part.shape[0] * part.shape[1])], n)
+            obfuscators = array([pow(randrange(1, n), n, n * n) for _ in range(part.shape[0] * part.shape[1])], n)
             yield encrypt_with(part, obfuscators, n)
 
     # A subgroup key does not decrypt what is outside the group; without its subgroup it does.
@@ -147,8 +150,7 @@ def test_rows_are_recognised_by_coset_only_if_the_owner_draws_from_all_residues(
     view, _ = _play(make(monkeypatch))
     candidates = candidates_by_coset(view, KEYS[0])
     if recognised:
-        assert all(true in rows for true, rows in zip(view.truth, candidates, strict=False))
-        assert sum(map(len, candidates)) <= len(candidates) + 1  # another row is in the coset once in a million times
+        assert candidates == [[true] for true in view.truth[: len(candidates)]]
     else:
         assert candidates == [list(range(ROWS))] * len(candidates)
 
@@ -217,8 +219,8 @@ def test_rows_are_narrowed_down_by_rank_only_if_the_order_is_that_of_the_hashes(
     if narrowed:
         assert all(right)
     else:
-        # A window of 7 of 40 rows is right by chance; 22 of 34 times less than once in 10^8 runs.
-        assert sum(right) < 22
+        # A window of 7 of 40 rows is right by chance; 25 of 34 times less than once in 10^11 runs.
+        assert sum(right) < 25
 
 
 def test_two_runs_over_the_same_tables_come_in_different_orders() -> None:
