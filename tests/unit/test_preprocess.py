@@ -381,8 +381,9 @@ def test_constant_and_nearly_constant_columns_are_named(tmp_path: Path) -> None:
 
 def test_nothing_of_a_person_is_in_a_representation(tmp_path: Path) -> None:
     table = prepared(tmp_path, "id,age\nsecretone,777\nsecrettwo,888\n")
+    shown = repr(table).replace(str(tmp_path), "")  # a folder's name may hold any number
     for value in ("secretone", "777", "888"):
-        assert value not in repr(table)
+        assert value not in shown
 
 
 def test_a_summary_can_cross_a_pipe(tmp_path: Path) -> None:
