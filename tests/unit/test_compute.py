@@ -6,7 +6,6 @@ import gc
 import itertools
 import os
 import threading
-import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
@@ -168,7 +167,7 @@ def test_results_keep_their_order_when_later_jobs_finish_first() -> None:
         if rows[0, 0, 0]:
             later.set()
         else:
-            assert later.wait(10)
+            assert later.wait(60)
         return _run(task, parts)
 
     with Workers(ThreadPoolExecutor(3), first_waits, ahead=5) as workers:
@@ -254,7 +253,7 @@ def test_jobs_not_begun_are_cancelled_when_results_are_no_longer_drawn() -> None
     def wait(task: Task, parts: tuple[Part, ...]) -> Bytes:
         started.append(1)
         if len(started) > 1:
-            gate.wait(5)
+            gate.wait(60)
         return _run(task, parts)
 
     with Workers(ThreadPoolExecutor(1), wait, ahead=8) as workers:
@@ -313,16 +312,39 @@ def test_a_worker_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPat
         list(workers.map_parts(Doubled(), _parts(2)))
 
 
-def test_waiting_behind_other_jobs_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compute, "JOB_SECONDS", 0.4)
+class Behind(Future[Any]):
+    """A result that is waited for in vain while other jobs are before it; each wait takes one of them."""
 
-    def slow(task: Task, parts: tuple[Part, ...]) -> Bytes:
-        time.sleep(0.06)
-        return _run(task, parts)
+    def __init__(self, jobs: list[tuple[Future[Any], Callable[[], Any]]]) -> None:
+        super().__init__()
+        self._jobs = jobs
 
-    with Workers(ThreadPoolExecutor(1), slow, ahead=2) as workers:
+    def result(self, timeout: float | None = None) -> Any:
+        if not self.done():
+            future, job = self._jobs.pop(0)
+            future.set_result(job())
+            if future is not self:
+                raise TimeoutError
+        return super().result(0)
+
+
+class OneByOne(Executor):
+    """Does jobs in turn, and only while somebody waits; each takes as long as the wait lasts."""
+
+    def __init__(self) -> None:
+        self._jobs: list[tuple[Future[Any], Callable[[], Any]]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = Behind(self._jobs)
+        self._jobs.append((future, partial(fn, *args, **kwargs)))
+        return future
+
+
+def test_waiting_behind_other_jobs_is_no_error() -> None:
+    with Workers(OneByOne(), _run, ahead=2) as workers:
         before = workers.prefetch(Doubled(), _parts(20), jobs=10)
-        assert len(list(workers.map_parts(Doubled(), _parts(4)))) == 1
+        after = workers.prefetch(Doubled(), _parts(2), jobs=1)
+        assert len(list(after)) == 1
         assert len(list(before)) == 1
 
 
