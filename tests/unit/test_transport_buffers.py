@@ -67,7 +67,7 @@ def test_a_wait_ends_when_it_becomes_true_when_the_time_is_over_and_when_the_run
         assert shared.wait_for(lambda: True, None)
         before = time.monotonic()
         assert not shared.wait_for(lambda: False, 0.05)
-        assert time.monotonic() - before < 1
+        assert 0.05 <= time.monotonic() - before < 10
 
     def fail():
         with shared.changed:
@@ -76,7 +76,7 @@ def test_a_wait_ends_when_it_becomes_true_when_the_time_is_over_and_when_the_run
 
     threading.Timer(0.05, fail).start()
     with shared.changed, pytest.raises(PeerError, match="insurer"):
-        shared.wait_for(lambda: False, 10)
+        shared.wait_for(lambda: False, 60)
 
 
 def test_after_this_party_has_stopped_a_wait_is_a_local_error():
