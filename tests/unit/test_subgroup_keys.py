@@ -172,7 +172,7 @@ BAD_BASES = {
     "the square of the modulus": (N * N, "out of range"),
     "beyond it": (N * N + 1, "out of range"),
     "a multiple of a prime": (5 * P, "not coprime"),
-    "a number that is no square": (next(x for x in range(2, 100) if gmpy2.jacobi(x, N) == -1), "no odd order"),
+    "a number that is no square": (next(x for x in range(2, 1000) if gmpy2.jacobi(x, N) == -1), "no odd order"),
     "one without the residue": (1 + 5 * N, "small order"),
     "minus one": (N * N - 1, "small order"),
     "an element of order 2 on one side": (_small_order(2), "order"),
