@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.fixed_point import MAX_EXPONENT, OFFSET_BITS, VALUE_BOUND, Scale, choose_scale, encode_column
@@ -37,13 +37,15 @@ def test_every_value_of_the_range_is_within_the_bound_and_half_a_unit(low: float
 
 @settings(max_examples=500, deadline=None)
 @given(low=MODERATE, high=MODERATE)
+@example(low=-999625.9999999999, high=-999624.0)
 def test_a_finer_scale_would_not_fit(low: float, high: float) -> None:
     low, high = min(low, high), max(low, high)
     scale = choose_scale(low, high)
     if low == high or isinstance(scale, str):
         return
-    half = (Fraction(high) - Fraction(low)) / 2
-    assert half * 2 ** (scale.exponent + 1) > VALUE_BOUND - 1
+    middle = Fraction(low / 2 + high / 2)  # as a float has it: far from zero, one of the two is a little farther away
+    reach = max(Fraction(high) - middle, middle - Fraction(low))
+    assert reach * 2 ** (scale.exponent + 1) > VALUE_BOUND - 1
 
 
 @settings(max_examples=200, deadline=None)
