@@ -196,7 +196,7 @@ def call(
     local: Local | None, port: int, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
 ) -> int:
     """Make one request with the certificate of `local`; returns the HTTP status."""
-    connection = http.client.HTTPSConnection(HOST, port, context=caller_context(local), timeout=5)
+    connection = http.client.HTTPSConnection(HOST, port, context=caller_context(local), timeout=60)
     try:
         connection.request(method, path, body or None, headers or {})
         return connection.getresponse().status

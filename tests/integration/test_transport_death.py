@@ -19,6 +19,7 @@ from pipeline.errors import PeerError
 from pipeline.session import Finished
 
 PATIENT = replace(QUICK, beat=0.2, silence=10)  # two seconds
+LONG = replace(QUICK, silence=600)  # a minute
 
 
 @contextmanager
@@ -43,11 +44,11 @@ def failures(nodes, timeout):
 
 @pytest.mark.parametrize("party, name", [(0, "hospital"), (1, "insurer"), (2, "third-party")])
 def test_the_death_of_a_party_is_noticed_at_once_by_both_others(tmp_path, party, name):
-    with one_process(tmp_path, party) as (process, nodes):
+    with one_process(tmp_path, party, settings=LONG) as (process, nodes):
         before = time.monotonic()
         process.signal(signal.SIGKILL)
-        errors = failures(nodes, 5)
-        assert time.monotonic() - before < 1
+        errors = failures(nodes, WAIT)
+        assert time.monotonic() - before < 10  # by the end of its connections, not by its silence
         for error in errors:
             assert isinstance(error, PeerError)
             assert name in str(error)
@@ -57,8 +58,8 @@ def test_a_frozen_party_is_noticed_after_some_missing_signs_of_life(tmp_path):
     with one_process(tmp_path, 1) as (process, nodes):
         before = time.monotonic()
         process.signal(signal.SIGSTOP)
-        errors = failures(nodes, 10)
-        assert 1 < time.monotonic() - before < 5
+        errors = failures(nodes, WAIT)
+        assert 1 < time.monotonic() - before < 20
         for error in errors:
             assert isinstance(error, PeerError)
             assert "insurer" in str(error)
@@ -79,7 +80,7 @@ def test_a_party_that_dies_before_all_are_there_may_come_again(tmp_path):
             first.signal(signal.SIGKILL)
             again = [processes.enter_context(PartyProcess(path, p, until_failure, PATIENT)) for p in (0, 2)]
             assert [process.answer() for process in again] == ["connected", "connected"]
-            assert isinstance(result.result(5), bytes)
+            assert isinstance(result.result(WAIT), bytes)
         finally:
             node.close()
 
@@ -99,7 +100,7 @@ def test_a_party_that_was_done_and_comes_again_does_not_disturb_the_end_of_the_o
         again.start()
         assert isinstance(outcome(lambda: again.connect(wait, lambda names: None)), PeerError)
         again.close()
-        at_once([lambda node=node: node.finish(5) for node in nodes.values()])
+        at_once([lambda node=node: node.finish(WAIT) for node in nodes.values()])
 
 
 def hold_the_interpreter(node, answers):
@@ -117,7 +118,7 @@ def test_a_party_whose_interpreter_is_held_by_a_computation_is_not_taken_for_dea
 
 def test_a_party_whose_interpreter_is_held_does_not_take_the_others_for_dead(tmp_path):
     """What came while its own network thread could not run counts."""
-    settings = replace(QUICK, beat=0.1, silence=8)
+    settings = replace(QUICK, beat=0.1, silence=15)
     patient = replace(settings, silence=100)
     path = small_study(tmp_path)
     nodes = [new_node(path, p, patient) for p in (1, 2)]

@@ -128,9 +128,9 @@ def connected(tmp_path):
         locals_ = [load_party(network.path, party)[1] for party in range(3)]
         yield network, session.hex(), locals_
         network.nodes[1].send(0, b"undisturbed")
-        assert network.nodes[0].receive(5) == (1, b"undisturbed")
+        assert network.nodes[0].receive(WAIT) == (1, b"undisturbed")
         assert network.nodes[0].receive(0.1) is None
-        network.everywhere(lambda node: node.finish(5))
+        network.everywhere(lambda node: node.finish(WAIT))
 
 
 def digest(body):
@@ -157,7 +157,7 @@ def test_what_a_party_sends_is_its_own_whatever_it_says(connected):
         digest(b"from party 2") | {"X-Party": "1", "X-Forwarded-For": "1"},
     )
     assert status == 204
-    assert network.nodes[0].receive(5) == (2, b"from party 2")
+    assert network.nodes[0].receive(WAIT) == (2, b"from party 2")
 
 
 @pytest.mark.parametrize(
@@ -222,8 +222,8 @@ def test_nothing_secret_is_logged(tmp_path, caplog):
     with three_nodes(tmp_path) as network:
         session = network.connect()
         network.nodes[0].send(1, b"a secret payload")
-        network.nodes[1].receive(5)
+        network.nodes[1].receive(WAIT)
         network.nodes[0].link(1).write(b"a secret stream")
-        network.everywhere(lambda node: node.finish(5))
+        network.everywhere(lambda node: node.finish(WAIT))
     for secret in ("a secret", session.hex(), hashlib.sha256(b"a secret payload").hexdigest()):
         assert secret not in caplog.text
