@@ -65,7 +65,7 @@ def test_a_party_that_never_comes_is_named_when_the_wait_is_over(tmp_path):
         errors = at_once([lambda node=node: outcome(lambda: node.connect(1.0, no_news)) for node in nodes])
     finally:
         at_once([node.close for node in nodes])
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 20
     for error in errors:
         assert isinstance(error, PeerError)
         assert error.exit_state == 4
@@ -78,7 +78,7 @@ def test_a_path_in_front_of_the_addresses_is_no_obstacle(tmp_path):
     with three_nodes(tmp_path, ports=ports, hospital=hospital, insurer=insurer, third_party=third_party) as network:
         network.connect()
         network.nodes[2].send(0, b"for the hospital")
-        assert network.nodes[0].receive(5) == (2, b"for the hospital")
+        assert network.nodes[0].receive(WAIT) == (2, b"for the hospital")
 
 
 def test_different_agreements_are_refused_everywhere_with_the_key_that_differs(tmp_path):
@@ -160,7 +160,7 @@ def test_something_else_at_the_address_is_borne_with_for_a_while_then_named(tmp_
     assert isinstance(error, PeerError)
     assert "insurer" in str(error)
     assert "TLS" in str(error)
-    assert QUICK.grace * 0.5 < time.monotonic() - before < 6
+    assert QUICK.grace * 0.5 < time.monotonic() - before < WAIT / 2
 
 
 def test_a_server_that_closes_early_may_come_to_its_senses(tmp_path):
@@ -176,7 +176,7 @@ def test_a_server_that_closes_early_may_come_to_its_senses(tmp_path):
         for node in nodes[1:]:
             node.start()
         at_once([lambda node=node: node.connect(WAIT, no_news) for node in nodes[1:]])
-        thread.join(5)
+        thread.join(WAIT)
         assert isinstance(result[0], bytes)
     finally:
         at_once([node.close for node in nodes])
@@ -192,45 +192,50 @@ def test_a_second_process_of_a_party_is_refused_and_the_first_goes_on(tmp_path):
         assert isinstance(error, PeerError)
         assert "running twice" in str(error)
         network.nodes[0].send(1, b"still here")
-        assert network.nodes[1].receive(5) == (0, b"still here")
-        network.everywhere(lambda node: node.finish(5))
+        assert network.nodes[1].receive(WAIT) == (0, b"still here")
+        network.everywhere(lambda node: node.finish(WAIT))
 
 
 @pytest.mark.parametrize("code", list(AbortCode))
 def test_every_reason_to_stop_reaches_the_others(tmp_path, code):
-    with three_nodes(tmp_path) as network:
+    settings = replace(QUICK, farewell=20.0)
+    with three_nodes(tmp_path, settings) as network:
         network.connect()
         before = time.monotonic()
         network.nodes[1].abort(code, 2)
-        assert time.monotonic() - before < QUICK.farewell
+        assert time.monotonic() - before < settings.farewell
         for party in (0, 2):
-            error = outcome(lambda party=party: network.nodes[party].receive(5))
+            error = outcome(lambda party=party: network.nodes[party].receive(WAIT))
             assert str(error).startswith("insurer stopped: ")
             assert error is network.nodes[party].failure
             refused = code.name.startswith("REFUSED") or code.name.endswith("DIFFER")
             assert isinstance(error, Refused if refused else PeerError)
         with pytest.raises(LocalProtocolError):
-            network.nodes[1].receive(5)
+            network.nodes[1].receive(WAIT)
 
 
 def test_who_calls_while_a_party_is_stopping_hears_why(tmp_path):
     """The insurer stops while the third party does not close; the hospital comes just then."""
     path = small_study(tmp_path)
-    nodes = [new_node(path, party) for party in range(3)]
+    nodes = [new_node(path, party, replace(QUICK, farewell=20.0)) for party in range(3)]
+    heard = threading.Event()
     for node in nodes:
         node.start()
     try:
         with ThreadPoolExecutor(3) as pool:
             waiting = [pool.submit(outcome, lambda p=p: nodes[p].connect(WAIT, no_news)) for p in (1, 2)]
             until(lambda: nodes[1]._shared.missing == (0,))
-            nodes[2]._thread.post(lambda: time.sleep(QUICK.farewell * 0.7))  # does not answer for a while
+            nodes[2]._thread.post(lambda: heard.wait(WAIT))  # does not answer until then
             stopping = pool.submit(nodes[1].abort, AbortCode.OWN_INPUT)
-            time.sleep(0.1)
+            until(lambda: nodes[1]._thread.carrier._ending is not None)
             error = outcome(lambda: nodes[0].connect(WAIT, no_news))
+            assert not stopping.done()
+            heard.set()
             stopping.result()
             assert "insurer stopped: its own input is wrong" in str(error)
             assert "insurer stopped: its own input is wrong" in str(waiting[1].result())
     finally:
+        heard.set()
         at_once([node.close for node in nodes])
 
 
@@ -245,12 +250,12 @@ def test_a_failure_is_told_to_callbacks_and_links_and_raised_everywhere(tmp_path
         for peer in (1, 2):
             node.link(peer).set_receiver(lambda data: None, lost.append)
         network.nodes[2].abort(AbortCode.INTERRUPTED)
-        assert arrived.wait(5)
+        assert arrived.wait(WAIT)
         node.on_failure(told.append)
         assert told == [node.failure, node.failure]
         assert lost == [node.failure, node.failure]
         for action in (
-            lambda: node.receive(5),
+            lambda: node.receive(WAIT),
             lambda: node.send(1, b"x"),
             lambda: node.finish(5),
             lambda: node.connect(5, no_news),
@@ -271,21 +276,21 @@ def test_a_callback_that_aborts_or_closes_does_not_wait_for_itself(tmp_path):
 
         network.nodes[0].on_failure(callback)
         network.nodes[1].abort(AbortCode.INTERRUPTED)
-        assert arrived.wait(2)
+        assert arrived.wait(20)  # a wait for itself would end after 30
 
 
 def test_leaving_without_a_word_ends_the_run_of_the_others(tmp_path):
     with three_nodes(tmp_path) as network:
         network.connect()
         network.nodes[1].close()
-        error = outcome(lambda: network.nodes[0].receive(5))
+        error = outcome(lambda: network.nodes[0].receive(WAIT))
         assert isinstance(error, PeerError)
         assert "insurer stopped" in str(error)
 
 
 def test_the_end_is_orderly_whoever_comes_to_it_last(tmp_path):
     failures = []
-    with three_nodes(tmp_path) as network:
+    with three_nodes(tmp_path, replace(QUICK, farewell=20.0)) as network:
         network.connect()
         for node in network.nodes:
             node.on_failure(failures.append)
@@ -294,13 +299,13 @@ def test_the_end_is_orderly_whoever_comes_to_it_last(tmp_path):
         def end(party):
             time.sleep(0.3 * party)
             if party == 1:
-                assert network.nodes[1].receive(5) == (0, b"the last word")
-            network.nodes[party].finish(5)
+                assert network.nodes[1].receive(WAIT) == (0, b"the last word")
+            network.nodes[party].finish(WAIT)
             network.nodes[party].close()
 
         before = time.monotonic()
         at_once([lambda party=party: end(party) for party in range(3)])
-        assert time.monotonic() - before < 2
+        assert time.monotonic() - before < 20  # no deadline was waited for
     assert failures == []
 
 
@@ -309,20 +314,20 @@ def test_an_end_that_one_party_does_not_reach_is_an_error_with_a_deadline(tmp_pa
         network.connect()
         before = time.monotonic()
         errors = at_once([lambda node=node: outcome(lambda: node.finish(0.5)) for node in network.nodes[:2]])
-        assert time.monotonic() - before < 4
+        assert time.monotonic() - before < 20
         assert all(isinstance(error, PeerError) for error in errors)
-        assert isinstance(outcome(lambda: network.nodes[2].receive(5)), PeerError)
+        assert isinstance(outcome(lambda: network.nodes[2].receive(WAIT)), PeerError)
 
 
 def test_a_party_that_is_done_hears_why_another_stops(tmp_path):
     with three_nodes(tmp_path) as network:
         network.connect()
         result = []
-        waiting = threading.Thread(target=lambda: result.append(outcome(lambda: network.nodes[2].finish(10))))
+        waiting = threading.Thread(target=lambda: result.append(outcome(lambda: network.nodes[2].finish(WAIT))))
         waiting.start()
         time.sleep(0.2)
         network.nodes[0].abort(AbortCode.INTERRUPTED)
-        waiting.join(5)
+        waiting.join(WAIT)
         assert str(result[0]).startswith("hospital stopped: it was interrupted")
 
 
@@ -340,8 +345,8 @@ def test_a_node_that_is_not_started_or_not_connected_says_so(tmp_path):
 
 
 def test_the_network_of_tests_closes_what_it_opened(tmp_path):
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with three_nodes(tmp_path) as network:
         assert isinstance(network, Network)
         network.connect()
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
