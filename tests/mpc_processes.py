@@ -39,7 +39,7 @@ class SocketLink:
         threading.Thread(target=read, daemon=True).start()
 
 
-def run_three(function: Computation, arguments: Sequence[tuple[Any, ...]], timeout: float = 120) -> list[Any]:
+def run_three(function: Computation, arguments: Sequence[tuple[Any, ...]], timeout: float = 240) -> list[Any]:
     """Run `await function(runtime, *arguments[i])` at each party i; return the results, exceptions among them."""
     context = multiprocessing.get_context("spawn")
     sockets: list[dict[int, socket.socket]] = [{}, {}, {}]

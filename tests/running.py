@@ -39,7 +39,7 @@ class Running:
     """The three processes of a study; a context that leaves none behind."""
 
     study: Path
-    wait: float = 60.0
+    wait: float = 120.0
     options: Sequence[str] = ()
     processes: dict[int, subprocess.Popen[str]] = field(default_factory=dict)
     started: dict[int, float] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Running:
     def log(self, party: int, kind: str = "err") -> Path:
         return self.study.parent / f"party-{party}.{kind}"
 
-    def wait_for(self, party: int, words: str, seconds: float = 60.0) -> None:
+    def wait_for(self, party: int, words: str, seconds: float = 120.0) -> None:
         """Until the party has written `words` to standard error."""
         self.until(lambda: words in self.log(party).read_text(), seconds, f"{words!r} at party {party}")
 
@@ -78,7 +78,7 @@ class Running:
     def signal(self, party: int, number: int = signal.SIGKILL) -> None:
         self.processes[party].send_signal(number)
 
-    def ends(self, seconds: float = 120.0) -> dict[int, Ended]:
+    def ends(self, seconds: float = 240.0) -> dict[int, Ended]:
         """Wait for all that were started."""
         deadline = time.monotonic() + seconds
         ended = {}
@@ -104,7 +104,7 @@ class Running:
             process.wait()
 
 
-def run_study(study: Path, seconds: float = 120.0) -> dict[int, Ended]:
+def run_study(study: Path, seconds: float = 240.0) -> dict[int, Ended]:
     """Run all three parties to their ends."""
     with Running(study) as running:
         return running.start().ends(seconds)

@@ -185,6 +185,6 @@ def test_a_whole_run_with_one_party_on_a_cluster(tmp_path: Path, running: Any) -
         join={"keys": "subgroup"},
         local={0: {"compute": {"scheduler": running.scheduler_address}}, 1: {"compute": {"workers": 1}}},
     )
-    ended = run_study(path, 240)
+    ended = run_study(path)
     assert [end.state for end in ended.values()] == [0, 0, 0], ended
     assert held(running) == [0, 0]

@@ -155,14 +155,14 @@ def test_parties_that_go_on_after_a_failure_are_stopped(monkeypatch: pytest.Monk
     begin = time.monotonic()
     with pytest.raises(Refused):
         played(monkeypatch, Players("time.sleep(60)", "time.sleep(0.5); sys.exit(3)", deaf))
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 30
 
 
 def test_parties_that_were_never_called_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     begin = time.monotonic()
     with pytest.raises(OwnInputError, match="At hospital: No table"):
         played(monkeypatch, Players(say("No table.") + "sys.exit(2)", "time.sleep(60)", "time.sleep(60)"))
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 30
 
 
 def test_a_party_that_is_killed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def test_an_interrupt_leaves_no_process_behind(monkeypatch: pytest.MonkeyPatch) 
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         played(monkeypatch, Players(*["time.sleep(60)"] * 3))
-    assert time.monotonic() - begin < 10  # at the first request, not by force
+    assert time.monotonic() - begin < 10  # at the first request, not by force, which comes after 15
 
 
 def test_a_failure_without_words_says_what_to_do() -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -96,17 +97,23 @@ def test_a_process_ends_with_its_parent_however_that_one_ends(what: str) -> None
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         pids = json.loads(parent.stdout.readline())
-        time.sleep(0.3 if what == "stopped" else 0)
+        if what == "stopped":
+            _wait_while(lambda: any(psutil.Process(pid).status() != psutil.STATUS_STOPPED for pid in pids))
         assert pids and all(_runs(pid) for pid in pids)
         parent.kill()
-        parent.wait(10)
-        deadline = time.monotonic() + 10
-        while any(_runs(pid) for pid in pids) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        parent.wait(60)
+        _wait_while(lambda: any(_runs(pid) for pid in pids))
         left = [pid for pid in pids if _runs(pid)]
         for pid in left:
             os.kill(pid, signal.SIGKILL)
     assert left == []
+
+
+def _wait_while(true: Callable[[], bool]) -> None:
+    """Wait while `true()`, at most a minute."""
+    deadline = time.monotonic() + 60
+    while true() and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _runs(pid: int) -> bool:

@@ -114,12 +114,12 @@ def start_one(talk: Any) -> None:
         start = asyncio.ensure_future(runtime.start())
         await asyncio.sleep(0.01)
         talk(links, runtime)
-        await asyncio.wait_for(start, 5)
+        await asyncio.wait_for(start, 60)
 
         async def wait() -> None:
             await runtime.exchange("test", {}, {0: 1})
 
-        await asyncio.wait_for(runtime.supervise(wait()), 5)
+        await asyncio.wait_for(runtime.supervise(wait()), 60)
 
     asyncio.run(main())
 
