@@ -425,7 +425,8 @@ def test_a_pattern_that_python_may_read_otherwise_one_day_gives_no_warning(
     folder: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     load(folder, changed(("[0-9]{9}", "[[a-z]]")))
-    assert not recwarn
+    # What an earlier test has left open is found whenever memory is tidied up.
+    assert not [warning for warning in recwarn if warning.category is not ResourceWarning]
 
 
 def test_parties_are_sorted_by_id(folder: Path) -> None:
