@@ -221,7 +221,7 @@ def test_a_second_request_takes_the_place_of_one_that_got_stuck(tmp_path):
         )
         with caller_context(insurer).wrap_socket(socket.create_connection((HOST, port))) as stuck:
             stuck.sendall(head.encode() + body[: MIB // 2])
-            time.sleep(0.2)
+            until(lambda: network.nodes[0]._thread.carrier._receivers[1]._reading is not None)
             network.nodes[1].send(0, body)
             assert network.nodes[0].receive(WAIT) == (1, body)
             network.nodes[1].send(0, body)
