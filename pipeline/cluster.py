@@ -6,7 +6,10 @@ Jobs and answers are pickled, as everything is between a Dask client and its
 workers; nothing of another party is, for what they send is parsed before.
 
 The key goes to the workers that are there at the start, once each, and stays
-under a token. It is dropped when the join is over, and by each worker itself
+under a token. On its way through the scheduler it is encrypted to a key that the
+worker has made for it: scheduler and workers write the calls they pass on or
+get into their logs when these are set to debug. It is dropped when the join is
+over, and by each worker itself
 when this party has not been heard of for `LEASE_SECONDS`. That drops all
 references; it does not overwrite memory, and the workers' processes live on: to
 claim more, end the cluster after the run.
@@ -21,15 +24,21 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import pickle
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from secrets import token_hex
 from typing import Any, ParamSpec, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from pipeline import __version__
 from pipeline.compute import Keyring, Part, Task, Workers, no_core_dump, run_job
@@ -41,6 +50,8 @@ from pipeline.paillier import KeyPair
 CONNECT_SECONDS = 30
 LEASE_SECONDS = 120
 RENEW_SECONDS = 20
+LABEL = b"secure-lasso-pipeline/cluster-key/v1"
+ONCE = bytes(12)  # the nonce of a key that encrypts one message
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -65,6 +76,7 @@ class _Held:
 
 
 _held: dict[str, _Held] = {}
+_offered: dict[str, X25519PrivateKey] = {}
 
 
 def _describe(dask_worker: Any) -> tuple[str, bool, int]:
@@ -72,9 +84,21 @@ def _describe(dask_worker: Any) -> tuple[str, bool, int]:
     return __version__, type(dask_worker.data) is not dict, int(dask_worker.state.nthreads)
 
 
-def _hold(token: str, sealed: Sealed) -> None:
+def _offer(token: str) -> bytes:
+    """The public half of a new key, to which that of the join shall be encrypted."""
     no_core_dump()
-    _held[token] = _Held(Keyring(sealed.content, os.urandom))
+    return _offered.setdefault(token, X25519PrivateKey.generate()).public_key().public_bytes_raw()
+
+
+def _hold(token: str, encrypted: Mapping[bytes, bytes]) -> None:
+    private = _offered.pop(token, None)
+    if private is None:  # another worker in this process was first
+        return
+    public = private.public_key().public_bytes_raw()
+    theirs, content = encrypted[public][:32], encrypted[public][32:]
+    key = _shared_key(private, X25519PublicKey.from_public_bytes(theirs), theirs + public)
+    keypair = pickle.loads(AESGCM(key).decrypt(ONCE, content, None))  # noqa: S301 (of this party, as all jobs are)
+    _held[token] = _Held(Keyring(keypair, os.urandom))
     threading.Thread(target=_watch, args=(token,), name="lease-watch", daemon=True).start()
 
 
@@ -102,6 +126,11 @@ def _run_held(token: str, task: Task, parts: tuple[Part, ...]) -> Bytes:
     if held is None:
         raise PipelineError("a worker of the cluster no longer has the keys of this join")
     return run_job(held.keyring, task, parts)
+
+
+def _shared_key(own: X25519PrivateKey, other: X25519PublicKey, both: bytes) -> bytes:
+    """X25519, then HKDF-SHA-256 (RFC 5869) over both public keys."""
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=LABEL + both).derive(own.exchange(other))
 
 
 def _answer(call: Sealed) -> Sealed:
@@ -153,7 +182,8 @@ class ClusterExecutor(Executor):
         self._addresses = addresses
         self._token = token
         self._over = threading.Event()
-        self._tell(_hold, token, Sealed(keypair))
+        offers = self._tell(_offer, token)
+        self._tell(_hold, token, _encrypted(keypair, offers.values()))
         self._theirs = client.get_executor(pure=False, workers=addresses, allow_other_workers=False)
         threading.Thread(target=self._keep, name="lease", daemon=True).start()
 
@@ -180,11 +210,23 @@ class ClusterExecutor(Executor):
             with suppress(Exception):  # jobs will say what is wrong
                 self._client.run(_renew, self._token, workers=self._addresses, on_error="ignore")
 
-    def _tell(self, function: Callable[..., None], *arguments: object) -> None:
+    def _tell(self, function: Callable[..., T], *arguments: object) -> dict[str, T]:
         try:
-            self._client.run(function, *arguments, workers=self._addresses)
+            answers: dict[str, T] = self._client.run(function, *arguments, workers=self._addresses)
         except Exception as error:
             raise _lost(error) from None
+        return answers
+
+
+def _encrypted(keypair: KeyPair | None, publics: Iterable[bytes]) -> dict[bytes, bytes]:
+    """The key pair for each worker: a public key of ours and the ciphertext, by the worker's public key."""
+    content, result = pickle.dumps(keypair), {}
+    for public in publics:
+        own = X25519PrivateKey.generate()
+        ours = own.public_key().public_bytes_raw()
+        key = _shared_key(own, X25519PublicKey.from_public_bytes(public), ours + public)
+        result[public] = ours + AESGCM(key).encrypt(ONCE, content, None)
+    return result
 
 
 def _pass_on(ours: Future[Any], theirs: Future[Sealed]) -> None:

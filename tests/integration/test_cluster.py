@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from attacks import shared_divisor_key
+from cryptography.exceptions import InvalidTag
 from fakes import Study, keypair, shuffled
 from running import run_study
 from studies import make_study, write_keys
@@ -126,6 +128,40 @@ def test_a_party_that_is_gone_leaves_no_key_at_the_workers(
 
 def _lease(seconds: int) -> None:
     cluster.LEASE_SECONDS = seconds
+
+
+def test_the_scheduler_passes_the_private_key_on_without_seeing_it(
+    running: Any, compute: Compute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed_on: list[bytes] = []
+    run = distributed.Client.run
+
+    def listening(self: Any, function: Any, *arguments: Any, **options: Any) -> Any:
+        passed_on.append(pickle.dumps(arguments))  # as `run` sends them
+        return run(self, function, *arguments, **options)
+
+    monkeypatch.setattr(distributed.Client, "run", listening)
+    with Cluster.connect(compute).workers(PAIR) as workers:
+        _rounds(workers)
+    secrets = [prime.to_bytes(prime.bit_length() // 8 + 1, "little")[:-1] for prime in (PAIR.p, PAIR.q)]
+    assert pickle.dumps(PAIR).count(secrets[0]) == 1
+    assert len(passed_on) > 2
+    assert not any(secret in content for secret in secrets for content in passed_on)
+
+
+def test_a_key_for_one_worker_is_for_no_other() -> None:
+    publics = [cluster._offer("here"), cluster._offer("there")]
+    first, second = cluster._encrypted(PAIR, publics).values()
+    assert first != second
+    with pytest.raises(InvalidTag):
+        cluster._hold("here", {publics[0]: second})
+    for _ in range(2):  # as by two workers in one process
+        cluster._hold("there", {publics[1]: second})
+    try:
+        assert cluster._held["there"].keyring._own() == PAIR
+        assert not cluster._offered
+    finally:
+        cluster._drop("there")
 
 
 def test_what_crosses_the_cluster_shows_nothing_of_itself() -> None:
