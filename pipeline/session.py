@@ -422,6 +422,8 @@ class Session:
     def _on_contents(self, peer: int, contents: Contents) -> list[Sending]:
         if contents.canonical == self._contents().canonical:
             return []  # the sender disagrees with the third of us
+        if contents.party == self._me:
+            return []  # what an earlier run here had; the sender still ends that one, and its reason follows
         owner = contents.party if contents.party in self.states else peer
         keys = _differing_keys(self._agreement.canonical(), contents.canonical)
         sentence = (

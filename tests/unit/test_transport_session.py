@@ -199,6 +199,24 @@ def test_a_party_names_the_keys_even_when_it_never_meets_the_one_that_differs(od
             assert me == odd or AGREEMENT.party(odd).name in str(error)
 
 
+def test_a_party_that_was_mended_is_not_told_that_its_earlier_agreement_is_that_of_another():
+    earlier, mended = (Session(a, 1, b"n" * 32) for a in (OTHER, AGREEMENT))
+    ending = Session(AGREEMENT, 0, b"m" * 32)
+    for session, peer in ((earlier, 0), (mended, 0), (ending, 1)):
+        session.connected(peer)
+    (_, hello), *_ = earlier.connected(0)
+    ending.receive(1, hello)
+    with pytest.raises(SessionEnded) as found:
+        ending.receive(1, Contents(1, canonical_json(OTHER.canonical())))
+    first, *rest = [frame for peer, frame in ending.connected(1) + ending.farewell(found.value.notice) if peer == 1]
+    assert [type(frame) for frame in (first, *rest)] == [Hello, Contents, Contents, Abort]
+    with pytest.raises(SessionEnded) as told:
+        for frame in (first, *rest):
+            mended.receive(0, frame)
+    assert "hospital stopped: its agreement and that of this party differ" in str(told.value.error)
+    assert "third-party" not in str(told.value.error)
+
+
 def test_a_long_list_of_differing_keys_is_cut():
     columns = tuple(f"x{i}" for i in range(3))
     parties = tuple(
