@@ -83,8 +83,9 @@ def _far(party: Party, values: NDArray[np.float64]) -> tuple[str, ...]:
     found = []
     for place, (name, declared) in enumerate(encoded_columns(party)):
         column = values[:, place]
-        typical = float(np.median(np.abs(column - np.median(column))))
-        if declared is None and typical and float(np.ptp(column)) / 2 > FAR * typical:
+        halves = column / 2  # a difference of two of them does not overflow
+        typical = float(np.median(np.abs(halves - np.median(halves))))
+        if declared is None and typical and float(np.ptp(halves)) / 2 / FAR > typical:
             found.append(name)
     return tuple(found)
 

@@ -71,6 +71,14 @@ def test_names_with_brackets_are_shown_as_they_are_and_a_value_far_from_the_rest
     assert "days has a value" not in done.stdout
 
 
+def test_values_as_far_apart_as_numbers_can_be_are_pointed_out_and_nothing_else_is_said(tmp_path: Path) -> None:
+    hospital = HOSPITAL + "014,9e307,1\n015,-1.7e308,2\n"
+    done = check(make_study(tmp_path, hospital_csv=hospital, insurer_csv=INSURER, model={"alpha": 0.1}))
+    assert done.returncode == 0
+    assert "age has a value very far from the rest" in done.stdout
+    assert done.stderr == ""
+
+
 def test_a_tolerance_too_fine_is_named_beside_other_faults(tmp_path: Path) -> None:
     path = make_study(
         tmp_path, hospital_csv=HOSPITAL, insurer_csv=INSURER, model={"alpha": 0.1, "alpah": 1, "tolerance": 1e-13}
