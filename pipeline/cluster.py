@@ -50,6 +50,7 @@ from pipeline.paillier import KeyPair
 CONNECT_SECONDS = 30
 LEASE_SECONDS = 120
 RENEW_SECONDS = 20
+TLS = "tls://"  # how an address begins
 LABEL = b"secure-lasso-pipeline/cluster-key/v1"
 ONCE = bytes(12)  # the nonce of a key that encrypts one message
 
@@ -79,9 +80,18 @@ _held: dict[str, _Held] = {}
 _offered: dict[str, X25519PrivateKey] = {}
 
 
-def _describe(dask_worker: Any) -> tuple[str, bool, int]:
-    """Version, whether results may go to a disk, threads."""
-    return __version__, type(dask_worker.data) is not dict, int(dask_worker.state.nthreads)
+@dataclass(frozen=True)
+class _Worker:
+    version: str
+    on_disk: bool  # whether results may go there
+    encrypted: bool  # whether its connections are
+    threads: int
+
+
+def _describe(dask_worker: Any) -> _Worker:
+    ends = (dask_worker.address, dask_worker.scheduler.address)
+    encrypted = all(end.startswith(TLS) for end in ends)
+    return _Worker(__version__, type(dask_worker.data) is not dict, encrypted, int(dask_worker.state.nthreads))
 
 
 def _offer(token: str) -> bytes:
@@ -161,11 +171,11 @@ class Cluster:
         except Exception as error:
             client.close()
             raise _unfit(f"do not all answer ({type(error).__name__}); is this program installed at each?") from None
-        words = _fault(found)
+        words = _fault(found, compute)
         if words:
             client.close()
             raise _unfit(words)
-        return cls(client, {address: threads for address, (_, _, threads) in found.items()})
+        return cls(client, {address: worker.threads for address, worker in found.items()})
 
     def workers(self, keypair: KeyPair | None) -> Workers:
         """Give the key pair to the workers that were found, and return them for use; they are closed as others are."""
@@ -264,13 +274,16 @@ def _client(compute: Compute) -> Any:
         ) from None
 
 
-def _fault(found: dict[str, tuple[str, bool, int]]) -> str:
-    if not found:
+def _fault(found: Mapping[str, _Worker], compute: Compute) -> str:
+    workers = found.values()
+    if not workers:
         return "are none"
-    if any(version != __version__ for version, _, _ in found.values()):
+    if any(not isinstance(worker, _Worker) or worker.version != __version__ for worker in workers):
         return f"do not all have version {__version__} of this program"
-    if any(on_disk for _, on_disk, _ in found.values()):
+    if any(worker.on_disk for worker in workers):
         return "may write results to a disk; start them with distributed.worker.memory.target and .spill set to false"
+    if compute.certificate is not None and not all(worker.encrypted for worker in workers):
+        return f"do not all encrypt their connections; start them with a scheduler's address that begins with {TLS}"
     return ""
 
 

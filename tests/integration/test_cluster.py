@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import pickle
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -173,6 +175,39 @@ def test_workers_that_may_write_to_a_disk_are_refused() -> None:
     settings = {"distributed.worker.memory.target": 0.6, "distributed.worker.memory.spill": 0.7}
     with started(settings) as spilling, pytest.raises(ConfigError, match="write results to a disk"):
         Cluster.connect(Compute(scheduler=spilling.scheduler_address))
+
+
+def test_workers_that_come_to_a_tls_scheduler_by_another_way_are_refused(tmp_path: Path) -> None:
+    write_keys(tmp_path, "cluster")
+    own = _files(tmp_path, "cluster", "cluster")
+    security = distributed.Security(
+        tls_ca_file=str(own["ca"]),
+        **{f"tls_{role}_cert": str(own["certificate"]) for role in ("client", "scheduler", "worker")},
+        **{f"tls_{role}_key": str(own["key"]) for role in ("client", "scheduler", "worker")},
+        require_encryption=False,
+    )
+    up, over = threading.Event(), threading.Event()
+    address: list[str] = []
+
+    async def two_ways() -> None:
+        options = {"host": "127.0.0.1", "dashboard": False, "security": security}
+        async with distributed.Scheduler(protocol=["tls", "tcp"], port=[0, 0], **options) as scheduler:
+            address[:] = [listener.contact_address for listener in scheduler.listeners]
+            async with distributed.Worker(address[1], nthreads=1, security=security):
+                up.set()
+                await asyncio.to_thread(over.wait, 60)
+
+    with dask.config.set(IN_MEMORY):
+        thread = threading.Thread(target=asyncio.run, args=(two_ways(),))
+        thread.start()
+        try:
+            assert up.wait(30)
+            assert [place.partition(":")[0] for place in address] == ["tls", "tcp"]
+            with pytest.raises(ConfigError, match="do not all encrypt"):
+                Cluster.connect(Compute(scheduler=address[0], **own))
+        finally:
+            over.set()
+            thread.join()
 
 
 def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
