@@ -30,7 +30,7 @@ class TransportSettings:
     resend: float = 20.0  # seconds to try to deliver a payload over new connections
     hold: float = 10.0  # seconds to hold a payload there is no room for, before "later"
     farewell: float = 2.0  # seconds for the last frames to leave
-    linger: float = 15.0  # seconds to stay for who has not come yet, when agreements differ
+    linger: float = 15.0  # seconds to stay for who has not come yet, for a reason that waiting does not mend
     patience: float = 86400.0  # seconds for a peer that lives to take a payload
     outbox_bytes: int = 32 << 20  # bytes waiting for one peer
     inbox_bytes: int = 32 << 20  # bytes of one peer not fetched yet

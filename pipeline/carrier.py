@@ -49,6 +49,14 @@ log = logging.getLogger(__name__)
 STREAM_BYTES = 64 << 10  # bytes in a frame, so that on a slow line a sign of life is not stuck behind a long one
 CLIENT_CONNECTIONS = 4
 
+# Reasons that waiting does not mend, whoever comes.
+_LASTING = (
+    AbortCode.AGREEMENTS_DIFFER,
+    AbortCode.VERSIONS_DIFFER,
+    AbortCode.WRONG_CERTIFICATE,
+    AbortCode.CERTIFICATE_NOT_ACCEPTED,
+)
+
 Socket: TypeAlias = "web.WebSocketResponse | aiohttp.ClientWebSocketResponse"
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -242,16 +250,22 @@ class Carrier:
         if notice is not None:
             self._send(self._session.farewell(notice))
             if self._for_latecomers():
-                await self._within(self._settings.linger, (peer.met.wait() for peer in self._peers.values()))
+                await self._within(self._settings.linger, (peer.met.wait() for peer in self._unaware(notice)))
                 self._hushed.set()
             await self._within_farewell([*(peer.over.wait() for peer in self._peers.values()), _all(self._calls)])
         await self._within_farewell(self._hang_up(peer) for peer in self._peers.values())
 
     def _for_latecomers(self) -> bool:
-        """Whether a party that has not come yet, but may be about to, would wait in vain."""
-        code = None if self._notice is None else self._notice.code
-        lasting = code in (AbortCode.AGREEMENTS_DIFFER, AbortCode.VERSIONS_DIFFER)
-        return lasting and not all(peer.met.is_set() for peer in self._peers.values())
+        """Whether a party that has not come yet, but may be about to, would wait in vain.
+
+        One that is not who the agreement says can be told nothing, but meets
+        this party's certificate, or hears that its own is refused, when it calls.
+        """
+        return self._notice is not None and self._notice.code in _LASTING and bool(self._unaware(self._notice))
+
+    def _unaware(self, notice: Abort) -> list[Peer]:
+        """Who has not been there to hear of `notice`, and is not where it comes from."""
+        return [peer for peer in self._peers.values() if not peer.met.is_set() and peer.party.id != notice.origin]
 
     async def _within_farewell(self, waits: Iterable[Coroutine[Any, Any, Any]]) -> None:
         await self._within(self._settings.farewell, waits)

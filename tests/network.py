@@ -28,7 +28,9 @@ HOSPITAL_CSV = "id,age,days\n1,50,3\n"
 INSURER_CSV = "id,income\n1,7\n"
 WAIT = 60.0  # seconds for parties to find one another; they take a tenth of one, and longer on a busy machine
 
-QUICK = TransportSettings(beat=0.1, silence=50, grace=0.6, resend=2.0, hold=0.3, farewell=2.0, patience=60.0)
+QUICK = TransportSettings(
+    beat=0.1, silence=50, grace=0.6, resend=2.0, hold=0.3, farewell=2.0, linger=4.0, patience=60.0
+)
 
 
 @dataclass(frozen=True)

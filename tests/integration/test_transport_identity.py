@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import re
 import ssl
+import time
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from network import QUICK, WAIT, at_once, load_party, new_node, outcome, small_s
 from studies import free_ports, write_keys
 from wiretap import PlainServer, TlsServer, call, nothing_but_a_client_hello
 
-from pipeline.errors import PeerError
+from pipeline.errors import PeerError, Refused
 from pipeline.pins import fingerprint
 
 
@@ -99,6 +100,65 @@ def test_a_party_whose_certificate_is_not_accepted_is_told_so(tmp_path):
     assert isinstance(error, PeerError)
     assert "insurer does not accept the certificate of this party" in str(error)
     assert fingerprint(stranger.certificate) in str(error)
+
+
+def strange_party(folder, honest, party):
+    """The study as `party` has it after making a key that the others have not got."""
+    locals_ = [load_party(honest, number)[1] for number in range(3)]
+    path = small_study(folder, ports=[own.listen[1] for own in locals_])
+    stranger = strange_local(folder, locals_[party])
+    name = ("hospital", "insurer", "third-party")[party]
+    (folder / f"certificates/{name}.pem").write_text(ssl.DER_cert_to_PEM_cert(stranger.certificate))
+    (folder / f"keys/{name}.key").write_bytes(stranger.private_key.read_bytes())
+    return path
+
+
+def wrong_pin(folder, honest, party, of):
+    """The study as `party` has it with a wrong certificate in the place of that of `of`."""
+    path = strange_party(folder, honest, of)
+    name = ("hospital", "insurer", "third-party")[of]
+    own = honest.parent / f"keys/{name}.key"
+    (folder / f"keys/{name}.key").write_bytes(own.read_bytes())
+    return path
+
+
+def end_together(paths, late=None):
+    """How the nodes of three parties end, the party `late` a second after the others, and the seconds it took."""
+
+    def play(party):
+        if party == late:
+            time.sleep(1)
+        return connect(new_node(paths[party], party))
+
+    begin = time.monotonic()
+    errors = at_once([lambda party=party: play(party) for party in range(3)])
+    return errors, time.monotonic() - begin
+
+
+@pytest.mark.parametrize("odd, late", [(0, None), (0, 2), (1, None), (1, 1), (2, None), (2, 0)])
+def test_a_certificate_that_nobody_accepts_ends_all_parties_within_seconds(tmp_path, odd, late):
+    honest = small_study(tmp_path / "honest")
+    paths = [honest, honest, honest]
+    paths[odd] = strange_party(tmp_path / "odd", honest, odd)
+    errors, seconds = end_together(paths, late)
+    assert seconds < 15
+    name = ("hospital", "insurer", "third-party")[odd]
+    for party, error in enumerate(errors):
+        assert isinstance(error, PeerError), error
+        assert "certificate" in str(error) and "vain" not in str(error), error
+        assert ("of this party" if party == odd else name) in str(error), error
+
+
+@pytest.mark.parametrize("party, of, late", [(0, 1, None), (0, 1, 2), (1, 0, None), (2, 0, 2), (0, 2, None)])
+def test_a_certificate_that_one_party_does_not_accept_ends_all_within_seconds(tmp_path, party, of, late):
+    honest = small_study(tmp_path / "honest")
+    paths = [honest, honest, honest]
+    paths[party] = wrong_pin(tmp_path / "odd", honest, party, of)
+    errors, seconds = end_together(paths, late)
+    assert seconds < 15
+    for error in errors:
+        assert isinstance(error, PeerError | Refused), error
+        assert "certificate" in str(error) and "vain" not in str(error), error
 
 
 def test_a_redirect_is_not_followed(tmp_path):
