@@ -104,6 +104,7 @@ from pipeline.psi_states import (
     refuse,
     require_legal,
 )
+from pipeline.refusals import too_few_records
 from pipeline.subgroup_keys import check_base
 
 Progress: TypeAlias = Callable[[str, int, int], None]  # step, done, total
@@ -482,11 +483,7 @@ class ThirdParty:
 
 
 def _too_few(setting: Setting) -> Refused:
-    return Refused(
-        "too-few-records",
-        f"fewer than {setting.min_records} complete records are in both tables, which is what the agreement asks for"
-        " at least; the number is told to nobody, so see whether the identifiers of both tables are written alike",
-    )
+    return Refused("too-few-records", too_few_records(setting.min_records))
 
 
 # --- parts ------------------------------------------------------------------

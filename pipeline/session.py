@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import TypeAlias
 
+from pipeline import refusals
 from pipeline.agreement import MAX_CANONICAL_BYTES, Agreement, canonical_json, differences, parse_canonical
 from pipeline.errors import OwnInputError, PeerError, PipelineError, Refused, RemoteProtocolError
 
@@ -72,7 +73,7 @@ _RULES = {
 
 _AGAIN = "then start again at all parties"
 
-# What a party says that is told a code: {who} stopped, {whom} it is about.
+# What a party says that is told a code: {who} stopped, {whom} it is about. Rules of the study are in `refusals.py`.
 _SENTENCES = {
     AbortCode.OWN_INPUT: f"its own input is wrong; have that mended there, {_AGAIN}",
     AbortCode.INTERRUPTED: "it was interrupted there; start again at all parties",
@@ -95,13 +96,6 @@ _SENTENCES = {
         f"something it received is not allowed by the protocol; compare the versions of the software, {_AGAIN}"
     ),
     AbortCode.REFUSED: "a rule of the study forbids to go on; its own last message names the rule",
-    AbortCode.REFUSED_TOO_FEW_RECORDS: "there are fewer matched records than the agreement's min_records",
-    AbortCode.REFUSED_NOT_CONVERGED: "the fit did not converge within the agreement's max_iterations",
-    AbortCode.REFUSED_CONSTANT_OUTCOME: "the outcome is the same in all matched records, so there is nothing to fit",
-    AbortCode.REFUSED_SPREAD: (
-        "over the matched records a column varies too little for its scale, or without an intercept lies too far "
-        "from zero; look with check for values far from the rest, declare a range, or subtract a constant"
-    ),
 }
 
 
@@ -434,16 +428,21 @@ class Session:
         raise self.end(Refused("agreements-differ", sentence), AbortCode.AGREEMENTS_DIFFER, owner)
 
     def _stopped_by(self, peer: int, notice: Abort) -> SessionEnded:
-        known = {*self.states, self._me}
-        origin = notice.origin if notice.origin in known - {self._me} else peer
-        party = notice.party if notice.party in known else None
+        others = set(self.states)
+        origin = notice.origin if notice.origin in others else peer
+        party = notice.party if notice.party in others | {self._me} else None
+        return SessionEnded(self._error(peer, notice.code, origin, party), Abort(notice.code, origin, party))
+
+    def _error(self, peer: int, code: AbortCode, origin: int, party: int | None) -> PipelineError:
+        """What to say here of what `peer` tells."""
+        rule = next((rule for rule, its in _RULES.items() if its is code), None)
+        if rule is not None and (words := refusals.sentence(rule, self._agreement)):
+            return Refused(rule, words)
         names = {p: self.name(p) for p in self.states} | {self._me: "this party", None: "another party"}
-        sentence = f"{names[origin]} stopped: {_SENTENCES[notice.code]}".format(who=names[origin], whom=names[party])
+        sentence = f"{names[origin]} stopped: {_SENTENCES[code]}".format(who=names[origin], whom=names[party])
         if origin != peer:
             sentence += f" ({names[peer]} says so)"
-        rule = next((rule for rule, code in _RULES.items() if code is notice.code), None)
-        error = PeerError(sentence) if rule is None else Refused(rule, sentence)
-        return SessionEnded(error, Abort(notice.code, origin, party))
+        return PeerError(sentence) if rule is None else Refused(rule, sentence)
 
 
 def _differing_keys(mine: dict[str, object], theirs: bytes) -> str:

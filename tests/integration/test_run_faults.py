@@ -106,9 +106,11 @@ def test_too_few_matches_are_refused_without_a_number(tmp_path: Path) -> None:
         ended = running.start().ends()
     for party in PARTIES:
         assert ended[party].state == 3, ended[party].err
+        assert "fewer than 50 complete records" in ended[party].last_line
         shown = re.sub(r"done in [\d.]+ s$", "", ended[party].err + ended[party].out, flags=re.MULTILINE)
         assert not re.search(r"\b37\b", shown)
         assert ended[party].result is None
+    assert len({ended[party].last_line for party in PARTIES}) == 1  # whoever is the first to know
 
 
 def test_a_fit_that_does_not_converge_is_refused_and_opens_nothing(tmp_path: Path) -> None:
@@ -119,6 +121,7 @@ def test_a_fit_that_does_not_converge_is_refused_and_opens_nothing(tmp_path: Pat
         assert ended[party].state == 3, ended[party].err
         assert "converge" in ended[party].last_line
         assert ended[party].result is None
+    assert len({ended[party].last_line for party in PARTIES}) == 1
 
 
 def test_agreements_that_differ_are_refused_with_the_keys_named(tmp_path: Path) -> None:

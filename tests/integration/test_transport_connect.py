@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from network import QUICK, WAIT, Network, at_once, new_node, outcome, small_study, three_nodes, until
+from network import QUICK, WAIT, Network, at_once, load_party, new_node, outcome, small_study, three_nodes, until
 from studies import free_ports
 from wiretap import PlainServer
 
+from pipeline import refusals
 from pipeline.errors import ConfigError, LocalProtocolError, PeerError, Refused
 from pipeline.transport import AbortCode
 
@@ -206,7 +207,8 @@ def test_every_reason_to_stop_reaches_the_others(tmp_path, code):
         assert time.monotonic() - before < settings.farewell
         for party in (0, 2):
             error = outcome(lambda party=party: network.nodes[party].receive(WAIT))
-            assert str(error).startswith("insurer stopped: ")
+            of_the_study = refusals.sentence(getattr(error, "rule", ""), load_party(network.path, party)[0])
+            assert str(error) == of_the_study or str(error).startswith("insurer stopped: ")
             assert error is network.nodes[party].failure
             refused = code.name.startswith("REFUSED") or code.name.endswith("DIFFER")
             assert isinstance(error, Refused if refused else PeerError)

@@ -17,6 +17,8 @@ from pipeline.errors import (
     Refused,
     RemoteProtocolError,
 )
+from pipeline.plain_lasso import constant_outcome, not_converged, too_little_spread
+from pipeline.refusals import too_few_records
 from pipeline.session import (
     MAX_NAMED_KEYS,
     PROTOCOL_VERSION,
@@ -353,6 +355,23 @@ def test_any_bytes_are_a_frame_or_a_value_error(data):
         assert encode(frame) == data
 
 
+STUDY_RULES = {
+    AbortCode.REFUSED_TOO_FEW_RECORDS: too_few_records(50),
+    AbortCode.REFUSED_NOT_CONVERGED: not_converged(1000),
+    AbortCode.REFUSED_CONSTANT_OUTCOME: constant_outcome(),
+    AbortCode.REFUSED_SPREAD: too_little_spread(),
+}
+
+
+@pytest.mark.parametrize("origin", [1, 2])
+@pytest.mark.parametrize("code", STUDY_RULES)
+def test_who_is_told_of_a_refusal_by_a_rule_of_the_study_says_the_same_as_who_found_it(code, origin):
+    with pytest.raises(SessionEnded) as caught:
+        Wires().all().sessions[0].receive(1, Abort(code, origin))
+    assert isinstance(caught.value.error, Refused)
+    assert str(caught.value.error) == STUDY_RULES[code]
+
+
 @pytest.mark.parametrize("code", list(AbortCode))
 def test_every_code_becomes_a_sentence_and_the_right_exit_state(code):
     for party in (None, 0, 2):
@@ -360,7 +379,7 @@ def test_every_code_becomes_a_sentence_and_the_right_exit_state(code):
         with pytest.raises(SessionEnded) as caught:
             session.receive(1, Abort(code, 1, party))
         error = caught.value.error
-        assert str(error).startswith("insurer stopped: ")
+        assert str(error).startswith("insurer stopped: ") or code in STUDY_RULES
         assert "{" not in str(error)
         refused = code.name.startswith("REFUSED") or code in (AbortCode.AGREEMENTS_DIFFER, AbortCode.VERSIONS_DIFFER)
         assert error.exit_state == (3 if refused else 4)
