@@ -187,7 +187,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("predict", _predict, "apply a model to a table")
     sub.add_argument("--model", type=Path, required=True, metavar="FILE", help="result.json")
     sub.add_argument("--data", type=Path, required=True, metavar="FILE", help="the table, .csv or .parquet")
-    sub.add_argument("--output", type=Path, required=True, metavar="FILE", help="the table with predictions")
+    sub.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="the table with predictions, .csv or .parquet"
+    )
     sub.add_argument(
         "--decimal", choices=(".", ","), metavar="SIGN", default=".", help="the decimal sign of the table (.)"
     )

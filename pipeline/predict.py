@@ -3,8 +3,7 @@
 The table may have the model's columns under their full name (`hospital.age`) or,
 where only one party has such a column, under the plain one (`age`). A row with a
 missing value gets an empty prediction. CSV keeps its separator, decimal mark,
-encoding and line ends; what is written is CSV unless the name of the output
-ends in .parquet.
+encoding and line ends; the name of the output says which of the two it becomes.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ import math
 import os
 import re
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -44,6 +43,7 @@ from pipeline.tables import (
 )
 
 PREDICTION = "prediction"
+OUTPUT_SUFFIXES = (".csv", ".parquet")
 
 Values = NDArray[np.float64]
 
@@ -118,34 +118,34 @@ Contribution = Callable[[Block, Faults], Values]
 
 def _contributions(model: FittedModel, table: Table, rules: CellRules, faults: Faults) -> list[Contribution]:
     """For each term a function of a block: coefficient times value, NaN where it is missing."""
-    names = _names(model, table, faults)
+    named = _named(model, table, faults)
     uses: list[tuple[str, Use]] = [
-        (name, "number" if term.column.kind == "numeric" else "level")
-        for term, name in zip(model.terms, names, strict=True)
+        (name, "number" if term.column.kind == "numeric" else "level") for term, name in named
     ]
     at = find_columns(table, uses, faults)
-    for name, count in Counter(names).items():
+    for name, count in Counter(name for _, name in named).items():
         if count > 1:
             faults.add("a column that fits two features of the model; use full names like party.column", name)
     if PREDICTION in table.columns:
         faults.add(f"there is a column {PREDICTION} already; rename it")
-    return [
-        _contribution(term, name, at[name], rules) for term, name in zip(model.terms, names, strict=True) if name in at
-    ]
+    return [_contribution(term, name, at[name], rules) for term, name in named if name in at]
 
 
-def _names(model: FittedModel, table: Table, faults: Faults) -> list[str]:
-    """Under which name the table should have, or has, each feature."""
+def _named(model: FittedModel, table: Table, faults: Faults) -> list[tuple[Term, str]]:
+    """Each feature with the name under which the table should have, or has, it; not where that is ambiguous."""
     holders = Counter(normal(term.column.column) for term in model.terms)
-    names = []
+    named, ambiguous = [], defaultdict[str, list[str]](list)
     for term in model.terms:
         plain = term.column.column
         unique = holders[normal(plain)] == 1
         full = normal(term.full_name) in table.columns
         if not full and not unique and normal(plain) in table.columns:
-            faults.add(f"two parties have such a column, so its name must be {term.full_name}", plain)
-        names.append(plain if unique and not full else term.full_name)
-    return names
+            ambiguous[plain].append(term.full_name)
+        else:
+            named.append((term, plain if unique and not full else term.full_name))
+    for plain, names in ambiguous.items():
+        faults.add(f"two parties have such a column, so its name must be {' or '.join(names)}", plain)
+    return named
 
 
 def _contribution(term: Term, name: str, position: int, rules: CellRules) -> Contribution:
@@ -239,17 +239,43 @@ def _writer(table: Table, output: Path, decimal: str) -> Iterator[_Writer]:
 
 @contextlib.contextmanager
 def _whole_or_nothing(output: Path) -> Iterator[Path]:
-    """A file beside `output` (mode 0600) that takes its place when the body succeeds."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.stem}-", suffix=output.suffix)
-    os.close(descriptor)
-    temporary = Path(name)
+    """A file beside `output` (mode 0600) that takes its place when the body succeeds; else nothing is left."""
+    absent = [folder for folder in output.parents if not folder.exists()]  # the innermost is the first
+    temporary: Path | None = None
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.stem}-", suffix=output.suffix)
+        os.close(descriptor)
+        temporary = Path(name)
         yield temporary
         temporary.replace(output)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        for folder in absent:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         raise
+
+
+def _refuse_output(output: Path, read: Iterable[Path], encoding: str) -> None:
+    """Raise DataError unless `output` is a new file or earlier predictions, which are replaced."""
+    if output.is_dir():
+        raise DataError(f"{output}: is a folder; name a file")
+    for path in read:
+        if path.exists() and output.exists() and path.samefile(output):
+            raise DataError(f"{output}: is read by this command, so it cannot be its output; choose another name")
+    if output.suffix.lower() not in OUTPUT_SUFFIXES:
+        raise DataError(f"{output}: the name of the output must end in {' or '.join(OUTPUT_SUFFIXES)}")
+    if output.exists() and not _has_predictions(output, encoding):
+        raise DataError(f"{output}: is there already and holds no column {PREDICTION}; choose another name")
+
+
+def _has_predictions(path: Path, encoding: str) -> bool:
+    try:
+        return PREDICTION in open_table(path, [PREDICTION], encoding).columns
+    except DataError:
+        return False
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -283,12 +309,10 @@ def predict(
     """Write the table with its predictions.
 
     Raises ConfigError for the model and DataError, with every fault, for the
-    table; then an older output is left as it was.
+    table or the output; then an older output is left as it was.
     """
     model = read_model(model_path)
-    for path in (model_path, data_path):
-        if path.exists() and output_path.exists() and path.samefile(output_path):
-            raise DataError(f"{output_path}: is read by this command, so it cannot be its output; choose another name")
+    _refuse_output(output_path, (model_path, data_path), encoding)
     rules = CellRules(decimal, tuple(missing))
     faults = Faults(data_path)
     known = [name for term in model.terms for name in (term.full_name, term.column.column)]

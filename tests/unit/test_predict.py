@@ -80,7 +80,11 @@ def test_a_full_name_wins_over_a_plain_one(tmp_path: Path) -> None:
 
 def test_a_plain_name_that_two_parties_have_is_refused(tmp_path: Path) -> None:
     found = refused(tmp_path, PLAIN.replace("insurer.age", "age"))
-    assert any("must be insurer.age in column age" in sentence for sentence in found)
+    assert found == ("table.csv: two parties have such a column, so its name must be insurer.age in column age",)
+    found = refused(tmp_path, PLAIN.replace("hospital.age", "age").replace("insurer.age", "ages"))
+    assert found == (
+        "table.csv: two parties have such a column, so its name must be hospital.age or insurer.age in column age",
+    )
 
 
 def test_a_row_with_a_missing_value_gets_an_empty_prediction_and_is_counted(tmp_path: Path) -> None:
@@ -116,11 +120,35 @@ def test_a_column_prediction_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_an_older_output_survives_an_error(tmp_path: Path) -> None:
     old = tmp_path / "out.csv"
-    old.write_text("old")
+    old.write_text("prediction\n1\n")
     with pytest.raises(DataError):
         predict(model_file(tmp_path), write(tmp_path, PLAIN + "d,1,1,q,1\n"), old)
-    assert old.read_text() == "old"
+    assert old.read_text() == "prediction\n1\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "result.json", "table.csv"]
+
+
+def test_earlier_predictions_are_replaced_and_no_other_file(tmp_path: Path) -> None:
+    predicted(tmp_path, PLAIN)
+    assert predicted(tmp_path, PLAIN.replace("a,10", "a,12"))[0].startswith("id,hospital.age,insurer.age,sex,income,pr")
+    for name, content in (("other.csv", PLAIN), ("notes.csv", "written by hand\n"), ("broken.parquet", "x")):
+        output = tmp_path / name
+        output.write_text(content)
+        with pytest.raises(DataError, match="is there already and holds no column prediction"):
+            predict(model_file(tmp_path), write(tmp_path, PLAIN), output)
+        assert output.read_text() == content
+
+
+@pytest.mark.parametrize("name", ["out.txt", "out", "out.tsv", "out.xlsx"])
+def test_an_output_that_is_neither_csv_nor_parquet_by_its_name_is_refused(tmp_path: Path, name: str) -> None:
+    (sentence,) = refused(tmp_path, PLAIN, name)
+    assert sentence == f"{name}: the name of the output must end in .csv or .parquet"
+
+
+@pytest.mark.parametrize("content", [PLAIN.replace("income", "other"), PLAIN + "d,1,1,q,1\n"])
+def test_no_folder_is_left_when_nothing_is_written(tmp_path: Path, content: str) -> None:
+    with pytest.raises(DataError):
+        predict(model_file(tmp_path), write(tmp_path, content), tmp_path / "a" / "b" / "out.csv")
+    assert not (tmp_path / "a").exists()
 
 
 def test_the_input_is_never_the_output(tmp_path: Path) -> None:
@@ -136,8 +164,9 @@ def test_the_output_folder_is_made_and_what_cannot_be_written_is_told(tmp_path: 
     assert predict(model, data, tmp_path / "a" / "b" / "out.csv").rows == 3
     with pytest.raises(DataError, match="cannot be written"):
         predict(model, data, data / "out.csv")
-    with pytest.raises(DataError, match="cannot be written"):
-        predict(model, data, tmp_path / "a")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(DataError, match="is a folder; name a file"):
+        predict(model, data, tmp_path / "folder.csv")
 
 
 def test_separator_decimal_mark_line_ends_encoding_and_quotes_are_kept(tmp_path: Path) -> None:
