@@ -238,6 +238,12 @@ def _read_agreement(
     content = read_toml(path, faults, "--config must name the agreement, study.toml")
     if content is None:
         return None
+    if content.keys().isdisjoint(_TABLES) and not content.keys().isdisjoint(_LOCAL_KEYS):
+        faults.append(
+            f"{path.name} looks like a party's own file; --config must name the agreement, study.toml, "
+            "which is the same at all parties"
+        )
+        return None
     top = Table(content, path.name, "", faults)
     top.refuse_unknown(_TABLES, "table")
     study = _study(_section(top, "study"))
@@ -617,6 +623,11 @@ def _new_certificate_file(party: Party, file: str, faults: list[str]) -> Path | 
 def _local_table(path: Path, faults: list[str]) -> Table | None:
     content = read_toml(path, faults, "it is this party's own file; --local names another one")
     if content is None:
+        return None
+    if content.keys().isdisjoint(_LOCAL_KEYS) and not content.keys().isdisjoint(_TABLES):
+        faults.append(
+            f"{path.name} looks like the agreement; --local must name this party's own file, such as party-0.toml"
+        )
         return None
     table = Table(content, path.name, "", faults)
     table.refuse_unknown(_LOCAL_KEYS)

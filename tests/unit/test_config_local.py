@@ -13,7 +13,7 @@ from studies import make_study, toml, write_keys
 
 from pipeline.certificates import new_key
 from pipeline.compute_settings import Compute
-from pipeline.config import MISSING, Local, load, load_agreement, load_local
+from pipeline.config import MISSING, Local, key_places, load, load_agreement, load_local
 from pipeline.errors import ConfigError
 
 HOSPITAL = "patient_id,age,days\n1,50,3\n"
@@ -68,6 +68,36 @@ def test_loading_leaves_no_trace(study: Path) -> None:
 def test_output_has_a_default(study: Path) -> None:
     write(study, output=None)
     assert local(study).output == study.parent / "results/hospital"
+
+
+@pytest.mark.parametrize("table", [{}, {"compute": {"workers": 2}}])
+def test_a_local_file_in_the_place_of_the_agreement_is_one_fault(study: Path, table: dict[str, object]) -> None:
+    write(study, **table)
+    for read in (load, key_places):
+        for given in (None, study.parent / "party-0.toml"):
+            with pytest.raises(ConfigError) as caught:
+                read(study.parent / "party-0.toml", 0, given)
+            (fault,) = caught.value.faults
+            assert fault == (
+                "party-0.toml looks like a party's own file; --config must name the agreement, study.toml, "
+                "which is the same at all parties"
+            )
+
+
+def test_the_agreement_in_the_place_of_a_local_file_is_one_fault(study: Path) -> None:
+    for read in (load, key_places):
+        with pytest.raises(ConfigError) as caught:
+            read(study, 0, study)
+        (fault,) = caught.value.faults
+        assert fault == (
+            "study.toml looks like the agreement; --local must name this party's own file, such as party-0.toml"
+        )
+
+
+def test_both_files_in_the_place_of_the_other_are_two_faults(study: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(study.parent / "party-0.toml", 0, study)
+    assert len(caught.value.faults) == 2
 
 
 ONE_FAULT: list[tuple[dict[str, object], str, str]] = [
