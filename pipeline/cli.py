@@ -125,7 +125,7 @@ def _check(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from pipeline.demo import demo
 
-    return demo(options.output, options.data)
+    return demo(options.output, options.data, options.force)
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -184,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("demo", _demo, "make a study on this machine and run it as three real processes")
     sub.add_argument("--output", type=Path, required=True, metavar="DIR", help="a folder for the study")
     sub.add_argument("--data", choices=("rand-hie", "heart-failure"), default="rand-hie")
+    sub.add_argument("--force", action="store_true", help="replace an earlier demonstration that was changed, too")
     sub = command("predict", _predict, "apply a model to a table")
     sub.add_argument("--model", type=Path, required=True, metavar="FILE", help="result.json")
     sub.add_argument("--data", type=Path, required=True, metavar="FILE", help="the table, .csv or .parquet")

@@ -8,6 +8,7 @@ scikit-learn on the plain join. Only this module ever sees both tables.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import queue
@@ -40,6 +41,7 @@ PAILLIER_BITS = 2048  # the default of a real study, 3072, takes three times as 
 THIRD_PARTY = "third-party"
 COLOURS = ("cyan", "green", "magenta")
 HEADING = "# Made for a demonstration: invented identifiers, all three parties on one machine."
+MADE = "made.sha256"  # the sums of the files of a demonstration, as they were made
 END_SECONDS = 15.0  # for the others to end by themselves when one party has failed
 UNHEARD_SECONDS = 2.0  # the same when it failed before it had called them, so that they wait for it
 
@@ -56,8 +58,8 @@ class Reference:
     records: int
 
 
-def demo(output: Path, data: str = "rand-hie") -> int:
-    """Make a study in `output`, run it, show the model; return 0.
+def demo(output: Path, data: str = "rand-hie", force: bool = False) -> int:
+    """Make a study in `output`, run it, show the model; return 0. `force` as in `write_study`.
 
     Raises OwnInputError when the folder is in use or a package is missing, and
     the error of the party that failed first when the run fails.
@@ -65,7 +67,7 @@ def demo(output: Path, data: str = "rand-hie") -> int:
     console = Console(highlight=False)
     _require_scikit_learn()
     study = STUDIES[data]()
-    write_study(output, study, free_ports(len(study.tables) + 1), PAILLIER_BITS)
+    write_study(output, study, free_ports(len(study.tables) + 1), PAILLIER_BITS, force)
     agreement = load_agreement(output / "study.toml")
     _introduce(console, study, output)
     seconds = run_parties(output, [party.name for party in agreement.parties], console)
@@ -79,13 +81,13 @@ def demo(output: Path, data: str = "rand-hie") -> int:
 # --- the study's folder ---------------------------------------------------------------------------
 
 
-def write_study(folder: Path, study: StudyData, ports: Sequence[int], bits: int) -> None:
+def write_study(folder: Path, study: StudyData, ports: Sequence[int], bits: int, force: bool = False) -> None:
     """Write agreement, local files, tables and keys of all three parties into `folder`.
 
-    Writes over an earlier demonstration, but refuses (ConfigError) a folder
-    with anything else in it.
+    Writes over an earlier demonstration that nobody has changed since or, with
+    `force`, over any; refuses (ConfigError) a folder with anything else in it.
     """
-    _require_own_folder(folder)
+    _require_own_folder(folder, force)
     names = [*(table.party for table in study.tables), THIRD_PARTY]
     folder.mkdir(parents=True, exist_ok=True)
     urls = [f"https://127.0.0.1:{port}" for port in ports]
@@ -99,16 +101,35 @@ def write_study(folder: Path, study: StudyData, ports: Sequence[int], bits: int)
     write_csv(study, folder / "data")
     for number in range(len(names)):
         keygen(folder / "study.toml", number, local=None, force=True)
+    (folder / MADE).write_text("\n".join(_sums(folder)) + "\n", encoding="utf-8")
 
 
-def _require_own_folder(folder: Path) -> None:
+def _require_own_folder(folder: Path, force: bool) -> None:
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file; give --output a folder that is empty or does not exist")
+        raise ConfigError(f"{folder} is a file; name a folder that is empty or does not exist")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    agreement = folder / "study.toml"
-    if not agreement.is_file() or not agreement.read_text(encoding="utf-8", errors="replace").startswith(HEADING):
-        raise ConfigError(f"{folder} holds other files; give --output a folder that is empty or does not exist")
+    agreement, made = folder / "study.toml", folder / MADE
+    known = made.read_text(encoding="utf-8", errors="replace").splitlines() if made.is_file() else []
+    headed = agreement.is_file() and agreement.read_text(encoding="utf-8", errors="replace").startswith(HEADING)
+    if not known and not headed:
+        raise ConfigError(f"{folder} holds other files; name a folder that is empty or does not exist")
+    changed = [line.split("  ", 1)[1] for line in _sums(folder) if line not in known]
+    if changed and not force:
+        raise ConfigError(
+            f"{folder} is not as it was made ({', '.join(changed)}); name a folder that is empty or does not exist, or "
+            "--force replaces all of it"
+        )
+
+
+def _sums(folder: Path) -> list[str]:
+    """A line for each file of a demonstration that is there, as sha256sum writes it.
+
+    Without results, and without keys: who has put another key there has put its certificate there as well.
+    """
+    patterns = ("study.toml", "party-*.toml", "data/*", "certificates/*")
+    files = [path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()]
+    return [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder)}" for path in files]
 
 
 def free_ports(count: int) -> list[int]:

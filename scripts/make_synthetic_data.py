@@ -14,8 +14,11 @@ from pipeline.errors import OwnInputError
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make-synthetic-data", description=__doc__, allow_abbrev=False)
     parser.add_argument(
-        "folder", type=Path, help="empty, not there yet, or one made by this script before, which is replaced"
+        "folder",
+        type=Path,
+        help="empty, not there yet, or one made by this script before and not changed since, which is replaced",
     )
+    parser.add_argument("--force", action="store_true", help="replace one that was changed, too")
     parser.add_argument("--data", choices=("heart-failure", "rand-hie"), default="heart-failure")
     parser.add_argument("--matches", type=int, default=4000, help="records complete in both tables (4000)")
     parser.add_argument("--hospital", type=int, default=5000, help="rows of the hospital's table (5000)")
@@ -26,7 +29,7 @@ def main() -> int:
     make = {"heart-failure": heart_failure, "rand-hie": rand_hie}[options.data]
     try:
         study = make(options.matches, options.hospital, options.insurer, options.seed)
-        write_study(options.folder, study, free_ports(3), options.paillier_bits)
+        write_study(options.folder, study, free_ports(3), options.paillier_bits, options.force)
     except OwnInputError as error:
         sys.stderr.write("\n".join(error.faults) + "\n")
         return error.exit_state

@@ -66,11 +66,38 @@ def test_a_second_demonstration_may_use_the_folder_of_the_first(tmp_path: Path, 
     assert not old.exists()
 
 
+@pytest.mark.parametrize("name", ["study.toml", "party-1.toml", "data/hospital.csv", "certificates/insurer.pem"])
+def test_a_demonstration_that_was_adapted_is_replaced_only_by_force(
+    tmp_path: Path, small: StudyData, name: str
+) -> None:
+    write_study(tmp_path, small, free_ports(3), 2048)
+    adapted = (tmp_path / name).read_text() + "\n"
+    (tmp_path / name).write_text(adapted)
+    old = tmp_path / "results" / "insurer" / "result.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}")
+    with pytest.raises(ConfigError, match=f"{name}.*--force replaces"):
+        write_study(tmp_path, small, free_ports(3), 2048)
+    assert (tmp_path / name).read_text() == adapted
+    assert old.exists()
+    write_study(tmp_path, small, free_ports(3), 2048, force=True)
+    assert (tmp_path / name).read_text() != adapted
+    write_study(tmp_path, small, free_ports(3), 2048)
+
+
+def test_a_demonstration_without_the_list_of_its_files_counts_as_adapted(tmp_path: Path, small: StudyData) -> None:
+    write_study(tmp_path, small, free_ports(3), 2048)
+    (tmp_path / "made.sha256").unlink()
+    with pytest.raises(ConfigError, match="--force replaces"):
+        write_study(tmp_path, small, free_ports(3), 2048)
+
+
+@pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("name", ["thesis.txt", "study.toml"])
-def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, small: StudyData, name: str) -> None:
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, small: StudyData, name: str, force: bool) -> None:
     (tmp_path / name).write_text('[study]\nname = "mine"\n')
     with pytest.raises(ConfigError, match="other files"):
-        write_study(tmp_path, small, free_ports(3), 2048)
+        write_study(tmp_path, small, free_ports(3), 2048, force)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
