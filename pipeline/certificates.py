@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from pipeline.config import KeyPlaces, key_places
 from pipeline.errors import ConfigError
-from pipeline.pins import check_validity, fingerprint, parse_certificate
+from pipeline.pins import check_validity, fingerprint, in_lines, parse_certificate
 
 __all__ = ["check_validity", "fingerprint", "keygen", "make_certificate", "new_key", "parse_certificate"]
 
@@ -46,7 +46,8 @@ def keygen(
         f"Private key: {places.private_key} (stays here; readable by this user only)",
         f"Certificate: {places.certificate} (send this file to the other parties)",
         f"Valid until: {certificate.not_valid_after_utc:%Y-%m-%d}",
-        f"SHA-256 fingerprint: {fingerprint(der)}",
+        "SHA-256 fingerprint:",
+        *(f"  {line}" for line in in_lines(fingerprint(der))),
         "Let the other parties compare the fingerprint with you by telephone before they use the certificate.",
     ]
 

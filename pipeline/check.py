@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pipeline.errors import DataError, RangeError
 from pipeline.fixed_point import encode, encoded_columns
 from pipeline.matching import permutation
 from pipeline.messages import MAX_ROWS
+from pipeline.pins import fingerprint, in_lines
 from pipeline.preprocess import IdentifierSummary, TableSummary, prepare
 
 FAR = 1000
@@ -107,13 +107,19 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def _print_agreement(agreement: Agreement, party_id: int, console: Console) -> None:
-    console.print(f"Study {agreement.study.name}, agreement {agreement.digest}", highlight=False, soft_wrap=True)
+    console.print(f"Study {agreement.study.name}, digest of the agreement:", highlight=False, soft_wrap=True)
+    _print_digest(agreement.digest, console)
     console.print("Parties; compare the fingerprints with their owners, by telephone:")
     for party in agreement.parties:
         mark = ", this party" if party.id == party_id else ""
         console.print(f"  {party.id} {party.name} ({party.role}{mark}) {party.url}", highlight=False, soft_wrap=True)
         for der in party.certificates:
-            console.print(f"      {hashlib.sha256(der).hexdigest()}", highlight=False, soft_wrap=True)
+            _print_digest(fingerprint(der), console)
+
+
+def _print_digest(digest: str, console: Console) -> None:
+    for line in in_lines(digest):
+        console.print(f"      {line}", highlight=False, soft_wrap=True)
 
 
 def _print_table(summary: TableSummary, agreement: Agreement | None, console: Console) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from pipeline.config import Agreement, Party
-from pipeline.pins import fingerprint
+from pipeline.pins import fingerprint, in_groups
 from pipeline.session import AbortCode
 from pipeline.tls import WrongCertificate
 
@@ -79,7 +79,7 @@ def diagnose(error: BaseException, agreement: Agreement, peer: Party, own_certif
             return Trouble(f"does not answer at {peer.url}")
     return Trouble(
         f"closes connections to {peer.url} without an answer; if it is running, it may not accept the certificate "
-        f"of this party: compare the fingerprint there with {fingerprint(own_certificate)}",
+        f"of this party: compare the fingerprint there with {_shown(own_certificate)}",
         AbortCode.NOT_UNDERSTOOD,
     )
 
@@ -99,7 +99,7 @@ def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
 
 
 def _wrong_certificate(error: WrongCertificate, agreement: Agreement, peer: Party) -> Trouble:
-    expected = " or ".join(fingerprint(der) for der in peer.certificates)
+    expected = " or ".join(_shown(der) for der in peer.certificates)
     owner = next((p for p in agreement.parties if error.presented in p.certificates), None)
     if owner == peer and error.verify_code in (_NOT_YET_VALID, _EXPIRED):
         when = "is not valid yet" if error.verify_code == _NOT_YET_VALID else "has expired"
@@ -108,7 +108,7 @@ def _wrong_certificate(error: WrongCertificate, agreement: Agreement, peer: Part
         assert owner is not None  # noqa: S101
         words = f"is not who answers at {peer.url}: that is {owner.name}; mend the addresses in the agreement"
     else:
-        met = f", met {fingerprint(error.presented)}" if error.presented else ""
+        met = f", met {_shown(error.presented)}" if error.presented else ""
         words = (
             f"is not who answers at {peer.url}: expected the certificate with fingerprint {expected}{met}; "
             "compare address and certificate in the agreement"
@@ -126,7 +126,7 @@ def _tls_trouble(error: ssl.SSLError, peer: Party, own_certificate: bytes) -> Tr
 
 def _not_accepted(peer: Party, own_certificate: bytes, *, passing: bool) -> Trouble:
     words = (
-        f"does not accept the certificate of this party; its fingerprint is {fingerprint(own_certificate)}: "
+        f"does not accept the certificate of this party; its fingerprint is {_shown(own_certificate)}: "
         f"compare it with the agreement at {peer.name}, and the clocks"
     )
     return Trouble(words, AbortCode.CERTIFICATE_NOT_ACCEPTED, passing)
@@ -152,3 +152,7 @@ def _unreachable(error: OSError, peer: Party) -> str:
     if isinstance(error, ConnectionRefusedError):
         return f"does not answer at {peer.url} (connection refused)"
     return f"cannot be reached at {peer.url} ({(error.strerror or type(error).__name__).lower()})"
+
+
+def _shown(certificate: bytes) -> str:
+    return in_groups(fingerprint(certificate))

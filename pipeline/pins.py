@@ -31,6 +31,16 @@ def fingerprint(certificate: bytes) -> str:
     return hashlib.sha256(certificate).hexdigest()
 
 
+def in_groups(digest: str) -> str:
+    """A fingerprint or digest in hex as it is shown to be compared: in groups of four signs."""
+    return " ".join(digest[at : at + 4] for at in range(0, len(digest), 4))
+
+
+def in_lines(digest: str) -> list[str]:
+    """The same in lines of eight groups, two for a SHA-256."""
+    return [in_groups(digest[at : at + 32]) for at in range(0, len(digest), 32)]
+
+
 def read_pem(path: Path) -> bytes:
     """The content of a small file."""
     try:

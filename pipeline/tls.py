@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 
 from pipeline.config import Local, Party
 from pipeline.errors import ConfigError
-from pipeline.pins import fingerprint
+from pipeline.pins import fingerprint, in_groups
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,8 @@ class PinnedObject(ssl.SSLObject):
         if not self.server_side:
             raise error
         if isinstance(error, WrongCertificate) and error.presented:
-            log.warning("refused a caller whose certificate is not in the agreement: %s", fingerprint(error.presented))
+            shown = in_groups(fingerprint(error.presented))
+            log.warning("refused a caller whose certificate is not in the agreement: %s", shown)
         # asyncio may close at once and drop the alert that tells the caller why
         # (python/cpython#98078); "want read" makes it send that first.
         self._refusal = error

@@ -25,7 +25,9 @@ def test_a_sound_study_is_described_without_a_value(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "3 rows read, 3 complete" in done.stdout
     assert "3 characters, digits only, 3 with leading zeros" in done.stdout
-    assert len(re.findall(r"\b[0-9a-f]{64}\b", done.stdout)) == 4  # the digest and three fingerprints
+    half = "(?: [0-9a-f]{4}){8}\n"
+    assert len(re.findall(f" +{half} +{half}", done.stdout)) == 4  # the digest and three fingerprints
+    assert all(len(line) <= 80 for line in done.stdout.splitlines() if "rows read" not in line)
     for value in ("007", "50", "61", "70"):
         assert not re.search(rf"(?<![\w:.]){value}(?![\w.])", done.stdout.split("Columns")[0].split("rows read")[1])
 

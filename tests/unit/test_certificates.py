@@ -68,7 +68,8 @@ def test_keygen_works_before_the_table_is_there(study: Path) -> None:
 def test_the_lines_name_the_files_and_the_fingerprint(study: Path) -> None:
     lines = "\n".join(keygen(study, 0))
     der = ssl.PEM_cert_to_DER_cert((study.parent / "certificates/hospital.pem").read_text())
-    assert pins.fingerprint(der) in lines
+    first, second = pins.in_lines(pins.fingerprint(der))
+    assert f"SHA-256 fingerprint:\n  {first}\n  {second}\n" in lines
     assert f"{study.parent}/certificates/hospital.pem (send this file to the other parties)" in lines
     assert f"{study.parent}/keys/hospital.key" in lines
     assert "PRIVATE" not in lines
@@ -276,6 +277,13 @@ def test_a_key_that_tls_cannot_use_is_refused() -> None:
     for weak in (weak_rsa, ec.generate_private_key(ec.SECP256K1())):
         with pytest.raises(ValueError, match=r"has a key that TLS 1\.3 cannot use"):
             pins.parse_certificate(foreign(weak))
+
+
+def test_a_fingerprint_is_shown_in_groups_to_be_read_aloud() -> None:
+    digest = "0123456789abcdef" * 4
+    first, second = pins.in_lines(digest)
+    assert first == second == "0123 4567 89ab cdef 0123 4567 89ab cdef"
+    assert pins.in_groups(digest) == f"{first} {second}"
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl command here")
