@@ -19,6 +19,7 @@ from pipeline.matching import permutation
 from pipeline.messages import MAX_ROWS
 from pipeline.pins import fingerprint, in_lines
 from pipeline.preprocess import IdentifierSummary, TableSummary, prepare
+from pipeline.progress import print_table
 
 FAR = 1000
 
@@ -136,7 +137,7 @@ def _print_table(summary: TableSummary, agreement: Agreement | None, console: Co
         table.add_row(entry.column, entry.kind, str(entry.missing), levels)
     if summary.outcome is not None:
         table.add_row(summary.outcome, "outcome", str(summary.dropped.get(summary.outcome, 0)), "")
-    console.print(table)
+    print_table(table, console)
     for words, names in (("constant", summary.constant), ("nearly constant", summary.nearly_constant)):
         if names:
             console.print(f"  {words} over the complete rows: {', '.join(names)}", soft_wrap=True)

@@ -80,9 +80,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from pipeline.progress import reporter
+    from pipeline.progress import print_table, reporter, standard_output
     from pipeline.results import model_table, summary_lines
     from pipeline.run import load, run
 
@@ -94,11 +92,11 @@ def _run(options: argparse.Namespace) -> int:
         show.stop()
         raise
     show.close()
-    console = Console(markup=False)
+    console = standard_output()
     if "coefficients" in document:
-        console.print(model_table(document))
+        print_table(model_table(document), console)
     for line in summary_lines(document):
-        console.print(line, highlight=False)
+        console.print(line)
     return 0
 
 
@@ -111,12 +109,11 @@ def _keygen(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from pipeline.check import check, print_report
+    from pipeline.progress import standard_output
 
     report = check(options.config, options.party_id, options.local)
-    print_report(report, Console(markup=False))
+    print_report(report, standard_output())
     if report.faults:
         raise OwnInputError(report.faults)
     return 0

@@ -36,6 +36,7 @@ from pipeline.datasets import STUDIES, StudyData, agreement_text, plain_join, wr
 from pipeline.errors import ConfigError, OwnInputError, PeerError, PipelineError, Refused
 from pipeline.messages import HASH_BYTES
 from pipeline.packing import ciphertexts_per_row
+from pipeline.progress import print_table, standard_output
 
 PAILLIER_BITS = 2048  # the default of a real study, 3072, takes three times as long
 THIRD_PARTY = "third-party"
@@ -64,7 +65,7 @@ def demo(output: Path, data: str = "rand-hie", force: bool = False) -> int:
     Raises OwnInputError when the folder is in use or a package is missing, and
     the error of the party that failed first when the run fails.
     """
-    console = Console(highlight=False)
+    console = standard_output(markup=True)
     _require_scikit_learn()
     study = STUDIES[data]()
     write_study(output, study, free_ports(len(study.tables) + 1), PAILLIER_BITS, force)
@@ -343,7 +344,7 @@ def _show_model(
     for name, (ours, plain) in rows.items():
         table.add_row(escape(name), _number(ours), _number(plain), f"{abs(ours - plain):.0e}")
     console.print()
-    console.print(table)
+    print_table(table, console)
     removed = sum(value == 0.0 for value in first["coefficients"].values())
     same = first["coefficients"] == second["coefficients"] and first["intercept"] == second["intercept"]
     console.print(

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar per step, or plain lines when standard error is no terminal."""
+"""What a person sees of a run: a bar per step and tables; plain lines and signs where there is no terminal."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import sys
 import time
 from typing import Protocol, TextIO
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+ANY_WIDTH = 10_000  # characters; in a file nothing needs to be cut or wrapped
 
 
 class Reporter(Protocol):
@@ -123,3 +127,18 @@ def reporter() -> Reporter:
     if sys.stderr.isatty():
         return Bars(Console(stderr=True))
     return Lines(sys.stderr)
+
+
+def standard_output(*, markup: bool = False) -> Console:
+    """For tables and sentences on standard output, which may be a file or a pipe."""
+    console = Console(markup=markup, highlight=False)
+    if not console.is_terminal:
+        console.width = ANY_WIDTH
+    return console
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Print a table, with a frame of plain ASCII where there is no terminal."""
+    if not console.is_terminal:
+        table.box = box.ASCII
+    console.print(table)

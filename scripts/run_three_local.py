@@ -6,11 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from pipeline.config import load_agreement
 from pipeline.demo import run_parties
 from pipeline.errors import PipelineError
+from pipeline.progress import standard_output
 
 
 def main() -> int:
@@ -19,7 +18,7 @@ def main() -> int:
     folder: Path = parser.parse_args().folder
     if folder.name == "study.toml":
         folder = folder.parent
-    console = Console(highlight=False)
+    console = standard_output(markup=True)
     try:
         names = [party.name for party in load_agreement(folder / "study.toml").parties]
         seconds = run_parties(folder, names, console)

@@ -88,3 +88,11 @@ def test_a_tolerance_too_fine_is_named_beside_other_faults(tmp_path: Path) -> No
     done = check(path)
     assert done.returncode == 2
     assert "alpah" in done.stderr and "tolerance" in done.stderr
+
+
+def test_where_there_is_no_terminal_tables_are_plain_ascii_and_whole(tmp_path: Path) -> None:
+    long = "a_column_with_a_name_that_is_longer_than_a_terminal_is_wide_" * 2
+    path = make_study(tmp_path, hospital_csv=HOSPITAL.replace("age", long), insurer_csv=INSURER, model={"alpha": 0.1})
+    done = check(path)
+    assert done.stdout.isascii(), done.stdout
+    assert f"| {long} |" in done.stdout
