@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from pipeline.config import Party
 from pipeline.errors import DataError, RangeError
+from pipeline.packing import VALUE_BOUND
 
-VALUE_BITS = 44  # sign included
-VALUE_BOUND = 2 ** (VALUE_BITS - 1) - 1
+VALUE_BITS = VALUE_BOUND.bit_length() + 1  # 44, sign included
 MAX_EXPONENT = 1000  # so that 2.0**e and its inverse are ordinary floats
 OFFSET_BITS = 80
 INDICATOR_RANGE = (0.0, 1.0)

@@ -29,7 +29,7 @@ from pipeline.messages import Bytes
 SLOT_BYTES = 15
 VALUE_BYTES = 6  # bytes the offset value reaches into; its 44 bits end in the sixth
 VALUE_OFFSET = 1 << 43
-VALUE_BOUND = VALUE_OFFSET - 1  # of |value|
+VALUE_BOUND = VALUE_OFFSET - 1  # of |value|; what `fixed_point` encodes to
 MASK_BITS = 8 * SLOT_BYTES - 1
 SPARE_BITS = 2  # top bits of a plaintext that stay 0: value + mask < 2^(bits - 2) < modulus
 

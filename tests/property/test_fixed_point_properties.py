@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.fixed_point import MAX_EXPONENT, OFFSET_BITS, VALUE_BOUND, Scale, choose_scale, encode_column
+from pipeline.fixed_point import MAX_EXPONENT, OFFSET_BITS, Scale, choose_scale, encode_column
+from pipeline.packing import VALUE_BOUND
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 MODERATE = st.floats(min_value=-1e6, max_value=1e6)

@@ -12,13 +12,13 @@ from pipeline.errors import DataError, RangeError
 from pipeline.fixed_point import (
     MAX_EXPONENT,
     OFFSET_BITS,
-    VALUE_BOUND,
     EncodedTable,
     Scale,
     choose_scale,
     encode,
     encode_column,
 )
+from pipeline.packing import VALUE_BOUND
 
 
 def encoded(values: list[float], **settings: object) -> EncodedTable:

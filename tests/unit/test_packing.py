@@ -11,7 +11,7 @@ import pytest
 from attacks import VECTORS
 
 from pipeline import fixed_point
-from pipeline.errors import LocalProtocolError
+from pipeline.errors import LocalProtocolError, RangeError
 from pipeline.packing import (
     VALUE_BOUND,
     ciphertexts_per_row,
@@ -50,7 +50,15 @@ def test_slots_of_a_sum_are_those_of_the_vectors(case: dict[str, Any]) -> None:
 
 
 def test_slots_take_every_value_the_encoding_makes() -> None:
-    assert fixed_point.VALUE_BOUND == VALUE_BOUND
+    assert fixed_point.VALUE_BITS == 44
+    column = np.array([0.0, 1.0, -1.0])
+    for scale in (fixed_point.Scale(0, 43), fixed_point.Scale(0, 42)):
+        values = column * (VALUE_BOUND / 2.0**scale.exponent)
+        encoded = fixed_point.encode_column(values, scale)[:, None]
+        assert np.abs(encoded).max() == VALUE_BOUND
+        pack_values(encoded, 2048)
+    with pytest.raises(RangeError):
+        fixed_point.encode_column(column * ((VALUE_BOUND + 1) / 2.0**43), fixed_point.Scale(0, 43))
 
 
 def test_a_plaintext_has_17_slots_at_2048_bits_and_25_at_3072() -> None:
