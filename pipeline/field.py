@@ -1,14 +1,14 @@
-"""Arithmetic modulo p = 2^bits - c on arrays, without a Python object per entry.
+"""Arithmetic modulo p = 2^bits - c on the arrays of step 7, without a Python object per entry.
 
 An element is `words` unsigned 64-bit words, little-endian, in the last axis of
 an array; it is canonical, that is below p. All functions take and return
-canonical elements; `validate` and `from_bytes` guard what comes from a peer. No step
-branches on an element: what is done depends on shapes and public constants.
+canonical elements; `validate` guards what comes from a peer. No step branches
+on an element: what is done depends on shapes and public constants.
 
-Products are formed in limbs of few bits, so that sums of products stay exact
-in a machine word: 29 bits and 64-bit integers entry by entry, 22 bits and
-float64 where BLAS does the work. `_reduce` turns columns of such sums into
-elements again.
+Elements are made of slots or drawn with a key, dealt on lines, and multiplied
+only in `GramAccumulator`: in limbs of at most 22 bits, by BLAS, so that sums of
+products stay exact in float64. `_reduce` turns columns of such sums into
+elements again. Step 8 has an arithmetic of its own, `residues.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from operator import index
 from typing import TypeAlias
 
@@ -28,13 +29,13 @@ from pipeline.messages import Bytes, Words
 from pipeline.packing import SLOT_BYTES, VALUE_OFFSET
 
 WORD_BITS = 64
-MUL_LIMB_BITS = 29  # at most 9 limbs: a column of products stays below 9 * 2^58 < 2^62
-SUM_LIMB_BITS = 32
-BLAS_LIMB_BITS = 22
+LIMB_BITS = 22
+WORD_LIMBS = ((0, 22), (22, 21), (43, 21))  # shift and bits of the limbs of one word
 BLAS_ROWS = 512  # of products below 2^44: a sum stays below 2^53, exact in float64 in any order of summation
-FOLD_BLOCKS = 64  # of sums below 2^53, in up to 12 limb pairs a column: 64 * 12 * 2^53 < 2^63
-_CHUNK = 1 << 14  # elements worked on at a time: the temporaries stay in the cache
+FOLD_BLOCKS = 64  # of sums below 2^53: 64 of them stay below 2^59, three digits of 22 bits
+CHUNK = 1 << 14  # elements worked on at a time: the temporaries stay in the cache
 _AES_BLOCK = 16  # bytes
+_ZEROS = memoryview(bytes(1 << 18))  # what is encrypted for a stream of AES in counter mode
 
 Planes: TypeAlias = list[Words]
 
@@ -44,7 +45,7 @@ class PrimeField:
     """The integers modulo the prime 2^bits - c.
 
     The primality of the three fields below is tested; the constructor checks
-    what the arithmetic rests on: a free bit on top of the highest word, room for
+    what the arithmetic rests on: a highest word neither full nor empty, room for
     a slot of 15 bytes, and a c so small that the top of a sum folds back as a
     multiple of its limbs (`_reduce`).
     """
@@ -54,9 +55,8 @@ class PrimeField:
     c: int
 
     def __post_init__(self) -> None:
-        widths = (MUL_LIMB_BITS, SUM_LIMB_BITS, BLAS_LIMB_BITS)
-        folds = all(0 < self.c << width * self.limbs(width) - self.bits < 1 << width - 2 for width in widths)
-        if not (folds and 8 * SLOT_BYTES < self.bits < 4 * WORD_BITS):  # a multiple of 64 bits does not fold
+        folds = 0 < self.c << LIMB_BITS * self.limbs - self.bits < 1 << LIMB_BITS - 2
+        if not (folds and 8 * SLOT_BYTES < self.bits < 4 * WORD_BITS and self.bits % WORD_BITS):
             raise LocalProtocolError("the arithmetic does not fit this field")
 
     @cached_property
@@ -72,14 +72,26 @@ class PrimeField:
     def element_bytes(self) -> int:
         return 8 * self.words
 
-    def limbs(self, width: int) -> int:
-        """Limbs of `width` bits that hold an element with at least one bit to spare."""
-        return self.bits // width + 1
+    @cached_property
+    def _p_words(self) -> list[np.uint64]:
+        return _constant(self.p, self.words)
+
+    @cached_property
+    def limbs(self) -> int:
+        """Limbs of 22 bits that hold an element with at least one bit to spare."""
+        return self.bits // LIMB_BITS + 1
 
     # Conversions
 
     def zeros(self, *shape: int) -> Words:
         return np.zeros((*shape, self.words), np.uint64)
+
+    def planar(self, *shape: int) -> Words:
+        """Return an array to be filled that holds all lowest words in a row, then all second ones, and so on.
+
+        It is indexed as any other. Kernels read and write such planes several times as fast.
+        """
+        return np.empty((self.words, *shape), np.uint64).transpose(*range(1, len(shape) + 1), 0)
 
     def from_ints(self, values: object) -> Words:
         """Return integers of any size and sign modulo p. One Python object per entry: small arrays only."""
@@ -89,7 +101,7 @@ class PrimeField:
 
     def to_ints(self, array: Words, *, signed: bool = False) -> NDArray[np.object_]:
         """Return Python integers in [0, p), or in (-p/2, p/2) if `signed`. Small arrays only."""
-        data, size = self.to_bytes(array), self.element_bytes
+        data, size = np.ascontiguousarray(array, "<u8").tobytes(), self.element_bytes
         numbers = [int.from_bytes(data[i : i + size], "little") for i in range(0, len(data), size)]
         if signed:
             numbers = [x - self.p if x > self.p // 2 else x for x in numbers]
@@ -97,29 +109,13 @@ class PrimeField:
         result[:] = numbers
         return result.reshape(array.shape[:-1])
 
-    def to_bytes(self, array: Words) -> bytes:
-        """Return the elements in row order, `element_bytes` little-endian bytes each."""
-        return np.ascontiguousarray(array, "<u8").tobytes()
-
-    def from_bytes(self, data: bytes, shape: tuple[int, ...]) -> Words:
-        """Return the elements a peer has sent as `to_bytes` writes them; the array may be read-only.
-
-        Raises RemoteProtocolError unless `data` is as long as `shape` asks and every element is below p.
-        """
-        if len(data) != self.element_bytes * int(np.prod(shape, dtype=np.int64)):
-            raise RemoteProtocolError("a peer sent field elements of the wrong length")
-        array = _native(np.frombuffer(data, "<u8")).reshape(*shape, self.words)
-        self.validate(array)
-        return array
-
     def validate(self, array: Words, sender: str = "a peer") -> None:
         """Raise RemoteProtocolError unless `array` holds words of elements, each below p."""
         if array.dtype != np.uint64 or array.ndim == 0 or array.shape[-1] != self.words:
             raise RemoteProtocolError(f"{sender} sent something else than elements of {self.name}")
         flat = array.reshape(-1, self.words)
-        for first in range(0, len(flat), _CHUNK):
-            planes = _planes(flat[first : first + _CHUNK])
-            if any(_right(top, self._top_bits).any() for top in (planes[-1], _plus(planes, self.c)[-1])):
+        for first in range(0, len(flat), CHUNK):
+            if _at_least(_planes(flat[first : first + CHUNK]), self._p_words).any():
                 raise RemoteProtocolError(f"{sender} sent a field element that is not below the prime")
 
     def from_slots(self, slots: Bytes) -> Words:
@@ -133,82 +129,34 @@ class PrimeField:
         """Return -mask, the mask holder's additive share; shapes as in `from_slots`."""
         return self._from_slots(masks, self._negated)
 
-    # Element by element; shapes broadcast, except for the last axis
+    # Element by element, of arrays of one shape
 
     def add(self, a: Words, b: Words) -> Words:
-        return self._map(lambda x, y: self._once(_sum(x, y)), a, b)
+        result = np.empty(a.shape, np.uint64)
+        self._map([result], lambda x, y: [self._once(_sum(x, y))], a, b)
+        return result
 
-    def sub(self, a: Words, b: Words) -> Words:
-        return self._map(self._difference, a, b)
+    def line(self, start: Words, end: Words, x: int, points: Sequence[int]) -> list[Words]:
+        """Return the values at `points` of the polynomials of degree 1 through (0, start) and (x, end), planar.
 
-    def neg(self, a: Words) -> Words:
-        return self._map(self._negated, a)
-
-    def mul(self, a: Words, b: Words) -> Words:
-        return self._map(self._product, a, b)
-
-    def scale(self, a: Words, constant: int) -> Words:
-        """Return constant * a; the constant is public, of any size and sign. Small ones are faster."""
-        factor = constant % self.p
-        if factor > self.p // 2:
-            return self.neg(self.scale(a, self.p - factor))
-        count = max(1, -(-factor.bit_length() // MUL_LIMB_BITS))
-        parts = [np.uint64(factor >> MUL_LIMB_BITS * i & (1 << MUL_LIMB_BITS) - 1) for i in range(count)]
-        return self._map(lambda x: self._times(_split(x, MUL_LIMB_BITS, self), parts), a)
-
-    def divide(self, a: Words, divisor: int) -> Words:
-        """Return a / divisor in the field, for a small public divisor below 2^16; faster than `scale`."""
-        if not 0 < divisor < 1 << 16:
-            raise LocalProtocolError("the divisor is out of bounds")
-        # With r = a mod divisor there is one t in [0, divisor) for which a + t*p divides, and the quotient is
-        # floor(a / divisor) + (r + t*p) / divisor < p: what is added is r / divisor in the field, one of few constants.
-        inverse = pow(divisor, -1, self.p)
-        table = self.from_ints([r * inverse for r in range(divisor)])
-        return self._map(lambda x: _quotient(x, divisor, table), a)
-
-    # Sums of products
-
-    def sum(self, a: Words) -> Words:
-        """Return the sum over the first axis of a, shape (n, ..., words) with n < 2^31."""
-        if len(a) >= 1 << 31:
-            raise LocalProtocolError("too many rows to sum")
-        columns = []
-        for word in _planes(a):
-            columns += [half.sum(0, dtype=np.uint64) for half in (word & _mask(32), _right(word, 32))]
-        flat = [np.atleast_1d(column).ravel() for column in columns]
-        total = self._reduce(flat, SUM_LIMB_BITS, max(len(a), 1) << self.bits)
-        return np.stack(total, axis=-1).reshape(a.shape[1:])
-
-    def matmul(self, a: Words, b: Words) -> Words:
-        """Return the matrix product of a, shape (..., n, k, words), and b, shape (..., k, m, words).
-
-        The leading axes broadcast. Exact: with L limbs of 22 bits, column t of the
-        product is the sum over i + j = t of limb matrices A_i B_j. It is one BLAS
-        product, [A_i, ...] side by side times [B_j; ...] stacked in the opposite order,
-        whose entries are sums of at most L*k' products below 2^44. Blocks of
-        k' = floor(512 / L) keep such a sum below 512 * 2^44 = 2^53, so that float64 holds
-        every partial sum, in any order and with or without fused operations (a BLAS of
-        Strassen's kind is excluded). Up to 1024 blocks are added below 2^63.
+        x and points : different numbers out of 1, 2 and 3, the points in ascending order.
         """
-        count, inner = self.limbs(BLAS_LIMB_BITS), a.shape[-2]
-        block = BLAS_ROWS // count
-        if a.shape[-1] != self.words or b.shape[-1] != self.words or b.shape[-3] != inner or inner > 1024 * block:
-            raise LocalProtocolError("matrices of shapes that cannot be multiplied")
-        left, right = self._float_limbs(a), self._float_limbs(b)[::-1]
-        shape = (*np.broadcast_shapes(a.shape[:-3], b.shape[:-3]), a.shape[-3], b.shape[-2])
-        columns = [np.zeros(shape, np.uint64) for _ in range(2 * count - 1)]
-        for first in range(0, inner, block):
-            rows = slice(first, first + block)
-            wide = np.concatenate([limb[..., :, rows] for limb in left], axis=-1)
-            tall = np.concatenate([limb[..., rows, :] for limb in right], axis=-2)
-            size = wide.shape[-1] // count
-            for t, column in enumerate(columns):
-                low, high = max(0, t - count + 1) * size, min(t + 1, count) * size
-                start = (count - 1 - min(t, count - 1)) * size
-                column += (wide[..., low:high] @ tall[..., start : start + high - low, :]).astype(np.uint64)
-        flat = [column.ravel() for column in columns]
-        total = self._reduce(flat, BLAS_LIMB_BITS, max(inner, 1) << 2 * self.bits)
-        return np.stack(total, axis=-1).reshape(*shape, self.words)
+        if len({x, *points} & {1, 2, 3}) != 1 + len(points):
+            raise LocalProtocolError("points of a line are chosen out of 1, 2 and 3")
+        over = {1: lambda difference: difference, 2: self._half, 3: self._third}[x]
+
+        def values(start: Planes, end: Planes) -> list[Planes]:
+            here, found = start, []
+            slope = over(self._difference(end, here))
+            for point in range(1, points[-1] + 1):
+                here = end if point == x else self._once(_sum(here, slope))
+                if point in points:
+                    found.append(here)
+            return found
+
+        results = [self.planar(*start.shape[:-1]) for _ in points]
+        self._map(results, values, start, end)
+        return results
 
     # Inside
 
@@ -216,96 +164,116 @@ class PrimeField:
     def _top_bits(self) -> int:
         return self.bits % WORD_BITS
 
-    def _map(self, kernel: Callable[..., Planes], *arrays: Words) -> Words:
-        """Apply a kernel, which takes and returns planes of words, in pieces that stay in the cache."""
-        if any(array.shape[-1:] != (self.words,) for array in arrays):
-            raise LocalProtocolError("elements of another field")
-        shape = np.broadcast_shapes(*(array.shape for array in arrays))
-        flat = [np.broadcast_to(array, shape).reshape(-1, self.words) for array in arrays]
-        result = np.empty((len(flat[0]), self.words), np.uint64)
-        for first in range(0, len(result), _CHUNK):
-            piece = slice(first, first + _CHUNK)
-            for i, plane in enumerate(kernel(*(_planes(array[piece]) for array in flat))):
-                result[piece, i] = plane
-        return result.reshape(shape)
+    def _map(self, results: Sequence[Words], kernel: Callable[..., Sequence[Planes]], *arrays: Words) -> None:
+        """Fill the results by a kernel, which takes and returns planes of words, in pieces that stay in the cache."""
+        shape = (*results[0].shape[:-1], self.words)
+        if any(array.shape != shape for array in arrays):
+            raise LocalProtocolError("elements of another field, or arrays of different shapes")
+        flat = [array.reshape(-1, self.words) for array in arrays]
+        into = [result.reshape(-1, self.words) for result in results]  # views: C order or planar
+        for first in range(0, len(flat[0]), CHUNK):
+            piece = slice(first, first + CHUNK)
+            for result, planes in zip(into, kernel(*(_planes(array[piece]) for array in flat)), strict=True):
+                for i, plane in enumerate(planes):
+                    result[piece, i] = plane
 
     def _from_slots(self, slots: Bytes, kernel: Callable[[Planes], Planes]) -> Words:
         if slots.dtype != np.uint8 or slots.shape[-1:] != (SLOT_BYTES,):
             raise LocalProtocolError("slots of the wrong type or length")
         flat = np.ascontiguousarray(slots).reshape(-1, SLOT_BYTES)
-        result = np.empty((len(flat), self.words), np.uint64)
-        for first in range(0, len(flat), _CHUNK):
-            piece = flat[first : first + _CHUNK]
+        result = self.planar(len(flat))
+        for first in range(0, len(flat), CHUNK):
+            piece = flat[first : first + CHUNK]
             for i, plane in enumerate(kernel(self._slot_planes(piece))):
-                result[first : first + _CHUNK, i] = plane
+                result[first : first + CHUNK, i] = plane
         return result.reshape(*slots.shape[:-1], self.words)
 
     def _slot_planes(self, slots: Bytes) -> Planes:
         """The numbers in contiguous slots: bytes 0 to 7, and 7 to 14 less the byte they share."""
         low, high = (np.ndarray(len(slots), "<u8", slots, offset, (SLOT_BYTES,)) for offset in (0, SLOT_BYTES - 8))
         rest = [np.zeros(len(slots), np.uint64) for _ in range(self.words - 2)]
-        return [_native(low), _right(high, 8), *rest]
+        return [low.astype(np.uint64), _right(high, 8), *rest]
 
     def _unoffset(self, x: Planes) -> Planes:
-        difference, borrow = _minus(x, np.uint64(VALUE_OFFSET))
-        return self._wrap(difference, borrow)
+        _decrease(x, np.uint64(VALUE_OFFSET))
+        return self._wrap(x)
 
     def _negated(self, x: Planes) -> Planes:
-        return self._difference([np.zeros_like(plane) for plane in x], x)
+        return self._difference([np.uint64(0)] * self.words, x)
 
-    def _difference(self, x: Planes, y: Planes) -> Planes:
-        return self._wrap(*_subtract(x, y))
+    def _difference(self, x: Sequence[Words | np.uint64], y: Planes) -> Planes:
+        return self._wrap(_subtract(x, y))
 
-    def _wrap(self, x: Planes, borrow: Words) -> Planes:
-        """Add p to those x, given modulo 2^(64*words), from which more was subtracted than they held."""
-        result, _ = _minus(x, borrow * np.uint64(self.c))
-        result[-1] = result[-1] & _mask(self._top_bits)
-        return result
+    def _wrap(self, x: Planes) -> Planes:
+        """Add p to those x that are negative, above -p, as the sign bit on top of the highest word tells; in place."""
+        negative = _right(x[-1], WORD_BITS - 1)
+        _decrease(x, self._times_c(negative))
+        x[-1] &= _mask(self._top_bits)
+        return x
 
     def _once(self, x: Planes) -> Planes:
-        """Subtract p once from those x, all below 2p, that are not below p: x >= p if x + c reaches 2^bits."""
-        shifted = _plus(x, self.c)
-        chosen = np.uint64(0) - _right(shifted[-1], self._top_bits)  # all ones or all zeros
-        result = [plane ^ ((plane ^ other) & chosen) for plane, other in zip(x, shifted, strict=True)]
-        result[-1] &= _mask(self._top_bits)
-        return result
+        """Subtract p once from those x, all below 2p, that are not below p; in place.
 
-    def _product(self, x: Planes, y: Planes) -> Planes:
-        return self._times(_split(x, MUL_LIMB_BITS, self), _split(y, MUL_LIMB_BITS, self))
+        x >= p if x + c reaches 2^bits; x - p is then what stays below 2^bits of x + c.
+        """
+        carry = x[0] >= (1 << WORD_BITS) - self.c
+        for plane in x[1:-1]:
+            carry &= plane == _mask(WORD_BITS)
+        reached = x[-1] + carry
+        reached >>= np.uint64(self._top_bits)
+        _increase(x, self._times_c(reached))
+        x[-1] &= _mask(self._top_bits)
+        return x
 
-    def _times(self, left: Sequence[Words], right: Sequence[Words | np.uint64]) -> Planes:
-        columns: Planes = [np.zeros_like(left[0]) for _ in range(len(left) + len(right) - 1)]
-        for i, x in enumerate(left):
-            for j, y in enumerate(right):
-                columns[i + j] += x * y
-        return self._reduce(columns, MUL_LIMB_BITS, 1 << self.bits + MUL_LIMB_BITS * len(right))
+    def _times_c(self, x: Words) -> Words:
+        return x if self.c == 1 else x * np.uint64(self.c)
 
-    def _float_limbs(self, a: Words) -> list[NDArray[np.float64]]:
-        return [limb.astype(np.float64) for limb in _split(_planes(a), BLAS_LIMB_BITS, self)]
+    def _half(self, x: Planes) -> Planes:
+        """x / 2 in the field: (x - r) / 2 + r * (p + 1) / 2 with r = x modulo 2."""
+        odd = x[0] & np.uint64(1)
+        halves = [_right(plane, 1) for plane in x]
+        for i, plane in enumerate(x[1:]):
+            halves[i] |= _left(plane, WORD_BITS - 1)
+        constant = _constant((self.p + 1) // 2, self.words)
+        first = next(i for i, word in enumerate(constant) if word)  # 2^127-1 adds to its highest word only
+        return halves[:first] + _sum(halves[first:], [odd * word for word in constant[first:]])
 
-    def _reduce(self, columns: Planes, width: int, bound: int) -> Planes:
-        """Return the words of the sum of column t * 2^(width*t), modulo p.
+    def _third(self, x: Planes) -> Planes:
+        """x / 3 in the field.
+
+        From the lowest word up, each word less what is borrowed of it is multiplied by
+        1/3 modulo 2^64: q with 3q = x + b*2^(64*words), where b, the last borrow, is 0, 1 or 2.
+        There is one t below 3 for which x + t*p divides by 3, it depends on b alone, and
+        the quotient is q + t*p/3 modulo 2^(64*words).
+        """
+        q, borrow = _exact_third(x)
+        modulus = 1 << WORD_BITS * self.words
+        third = pow(3, -1, modulus)
+        t = [b * modulus * pow(self.p, -1, 3) % 3 for b in range(3)]  # 3q - b*modulus + t*p = 0 modulo 3
+        table = [_constant(k * self.p * third % modulus, self.words) for k in t]
+        return _sum(q, [np.take(np.array(words), borrow, mode="clip") for words in zip(*table, strict=True)])
+
+    def _reduce(self, columns: Planes, bound: int) -> Planes:
+        """Return the words of the sum of column t * 2^(22*t), modulo p.
 
         Every column is below 2^63 and the sum below `bound`. The number of passes
         follows from the bound alone.
         """
-        count = self.limbs(width)
+        width, count = LIMB_BITS, self.limbs
         fold = self.c << width * count - self.bits  # 2^(width*count) modulo p; below 2^(width-2)
         while bound.bit_length() > width * (count + 1):
-            digits = _carry(columns, width, -(-bound.bit_length() // width))
+            digits = _carry(columns, -(-bound.bit_length() // width))
             columns, high = digits[:count], digits[count:]
             columns += [np.zeros_like(digits[0]) for _ in range(len(high) - count)]
             for t, digit in enumerate(high):
                 columns[t] = columns[t] + digit * np.uint64(fold)
             bound = (1 << width * count) + (fold * (bound >> width * count) + fold)
-        *digits, last = _carry(columns, width, count + 1)
+        *digits, last = _carry(columns, count + 1)
         kept = self.bits - width * (count - 1)
         above = _right(digits[-1], kept) | _left(last, width - kept)
         digits[-1] &= _mask(kept)
-        digits[0] += above * np.uint64(
-            self.c
-        )  # below 2^(2*width) <= 2^64 - 2^62; 2^bits + 2^64 < 2p bounds what is left
-        return self._once(_join(_carry(digits, width, count), width, self.words))
+        digits[0] += above * np.uint64(self.c)  # below 2^44; 2^bits + 2^44 < 2p bounds what is left
+        return self._once(_join(_carry(digits, count), self.words))
 
 
 FIELD_127 = PrimeField("2^127-1", 127, 1)
@@ -330,82 +298,121 @@ class PseudorandomElements:
         self._key = key
 
     def elements(self, first: int, count: int) -> Words:
-        """Return the elements at positions first to first + count - 1, shape (count, words)."""
+        """Return the elements at positions first to first + count - 1, shape (count, words), planar."""
         size = self.field.element_bytes
         block, skipped = divmod(first * size, _AES_BLOCK)
         counter = modes.CTR(block.to_bytes(_AES_BLOCK, "big"))
         encryptor = Cipher(algorithms.AES(self._key), counter).encryptor()
-        data = encryptor.update(bytes(skipped + count * size))
-        raw = _native(np.frombuffer(data, "<u8", offset=skipped)).reshape(count, self.field.words)
-        return self.field._map(self._cut, raw)
+        length = skipped + count * size
+        data = np.empty(length + _AES_BLOCK - 1, np.uint8)  # as long as the encryptor asks
+        for start in range(0, length, len(_ZEROS)):
+            encryptor.update_into(_ZEROS[: length - start], data[start:].data)
+        raw = data[skipped:length].view("<u8").reshape(count, self.field.words)
+        result = self.field.planar(count)
+        for start in range(0, count, CHUNK):
+            piece = _planes(result[start : start + CHUNK])
+            for plane, words in zip(piece, _planes(raw[start : start + CHUNK]), strict=True):
+                plane[:] = words
+            self._cut(piece)
+        return result
 
-    def _cut(self, x: Planes) -> Planes:
-        return self.field._once([*x[:-1], x[-1] & _mask(self.field._top_bits)])
+    def _cut(self, x: Planes) -> None:
+        """Cut to `bits` bits and reduce, in place."""
+        x[-1] &= _mask(self.field._top_bits)
+        self.field._once(x)
 
 
 class GramAccumulator:
     """Adds up the Gram matrix of Z = [1, X] from blocks of the rows of X.
 
-    Limb matrices of up to 512 rows are multiplied by BLAS: entries are integers
-    below 2^22, sums of products below 2^53 and so exact. Up to 64 such products are
-    added as 64-bit integers before `_fold` reduces them. Memory does not depend on
-    the number of rows.
+    Words are cut into limbs of 22, 21 and 21 bits, which serves all fields and
+    needs nothing of a neighbouring word. Limb matrices of up to 512 rows are
+    multiplied by BLAS: entries are integers below 2^22, sums of products below 2^53
+    and so exact. Up to 64 such products are added as 64-bit integers before `_fold`
+    reduces them. Memory does not depend on the number of rows.
     """
 
     def __init__(self, field: PrimeField, columns: int) -> None:
         self.field = field
         self.columns = columns
-        self._limbs = field.limbs(BLAS_LIMB_BITS)
-        size = self._limbs * (columns + 1)
-        self._block = np.zeros((size, BLAS_ROWS))
-        self._block[0] = 1.0  # the column of ones: limb 0 is 1, the others 0
+        size = 1 + len(WORD_LIMBS) * columns * field.words
+        self._block = np.empty((BLAS_ROWS, size))
+        self._block[:, 0] = 1.0  # the column of ones: limb 0 is 1, the others 0 and not there
+        self._filled = 0
+        self._product = np.empty((size, size))
         self._sums = np.zeros((size, size), np.int64)
         self._pending = 0
         self._gram = field.zeros(columns + 1, columns + 1)
 
-    def add(self, rows: Words) -> None:
-        """Take further rows of X, shape (rows, columns, words)."""
-        if rows.shape[1:] != (self.columns, self.field.words):
+    def add_sum(self, rows: Words, others: Words) -> None:
+        """Take further rows of X, each the sum of two, both of shape (rows, columns, words).
+
+        What sums exceed p by need not be taken off: the words hold it.
+        """
+        shape = (len(rows), self.columns, self.field.words)
+        if rows.shape != shape or others.shape != shape:
             raise LocalProtocolError("rows of the wrong shape")
-        for first in range(0, len(rows), BLAS_ROWS):
-            self._multiply(rows[first : first + BLAS_ROWS])
+        first = 0
+        while first < len(rows):
+            last = min(len(rows), first + BLAS_ROWS - self._filled)
+            self._fill(_sum(_planes(rows[first:last]), _planes(others[first:last])))
+            first = last
+            if self._filled == BLAS_ROWS:
+                self._multiply()
 
     def result(self) -> Words:
         """Return Z^T Z, shape (columns + 1, columns + 1, words)."""
+        self._multiply()
         self._fold()
         return self._gram
 
-    def _multiply(self, rows: Words) -> None:
-        count = len(rows)
-        by_limb = self._block.reshape(self._limbs, self.columns + 1, BLAS_ROWS)
-        planes = list(np.ascontiguousarray(rows.transpose(2, 1, 0)))
-        for limb, digits in zip(by_limb, _split(planes, BLAS_LIMB_BITS, self.field), strict=True):
-            limb[1:, :count] = digits.view(np.int64)  # the conversion of signed words is the faster one
-        filled = self._block[:, :count]
-        self._sums += (filled @ filled.T).astype(np.int64)
+    def _fill(self, planes: Planes) -> None:
+        """Put the limbs of rows into the block: of all columns the lowest limb of the lowest word, and so on."""
+        last, place = self._filled + len(planes[0]), 1
+        for shift, bits in WORD_LIMBS:
+            for words in planes:
+                limbs = _right(words, shift) if shift else words & _mask(bits)
+                if shift and shift + bits < WORD_BITS:
+                    limbs &= _mask(bits)
+                # the conversion of signed words is the faster one
+                self._block[self._filled : last, place : place + self.columns] = limbs.view(np.int64)
+                place += self.columns
+        self._filled = last
+
+    def _multiply(self) -> None:
+        filled = self._block[: self._filled]
+        np.matmul(filled.T, filled, out=self._product)  # of a matrix with itself: half the work
+        self._sums += self._product.astype(np.int64)
+        self._filled = 0
         self._pending += 1
         if self._pending == FOLD_BLOCKS:
             self._fold()
 
     def _fold(self) -> None:
-        shape = (self._limbs, self.columns + 1, self._limbs, self.columns + 1)
-        products = self._sums.view(np.uint64).reshape(shape)
-        flat = [np.zeros((self.columns + 1) ** 2, np.uint64) for _ in range(2 * self._limbs - 1)]
-        for i in range(self._limbs):
-            for j in range(self._limbs):
-                flat[i + j] += products[i, :, j].ravel()
-        bound = FOLD_BLOCKS * BLAS_ROWS << 2 * self.field.bits
-        total = np.stack(self.field._reduce(flat, BLAS_LIMB_BITS, bound), axis=-1)
+        words, size = self.field.words, self.columns + 1
+        limbs, sums = len(WORD_LIMBS) * words, self._sums.view(np.uint64)
+        products = np.zeros((limbs, size, limbs, size), np.uint64)  # limb and column of both factors
+        products[0, 0, 0, 0] = sums[0, 0]
+        products[0, 0, :, 1:] = sums[0, 1:].reshape(limbs, self.columns)
+        products[:, 1:, 0, 0] = sums[1:, 0].reshape(limbs, self.columns)
+        products[:, 1:, :, 1:] = sums[1:, 1:].reshape(limbs, self.columns, limbs, self.columns)
+        lefts = [WORD_BITS * word + shift for shift, _ in WORD_LIMBS for word in range(words)]
+        columns = [np.zeros((size, size), np.uint64) for _ in range(2 * self.field.limbs + 2)]
+        for (k, left), (m, right) in product(enumerate(lefts), repeat=2):
+            place, shift = divmod(left + right, LIMB_BITS)
+            rest = products[k, :, m]
+            for column in columns[place : place + 3]:  # below 2^59, in digits of 22 bits
+                column += _left(rest & _mask(LIMB_BITS), shift)
+                rest = _right(rest, LIMB_BITS)
+        flat = [column.ravel() for column in columns]
+        bound = FOLD_BLOCKS * BLAS_ROWS << 2 * WORD_BITS * words
+        total = np.stack(self.field._reduce(flat, bound), axis=-1)
         self._gram = self.field.add(self._gram, total.reshape(self._gram.shape))
         self._sums[:] = 0
         self._pending = 0
 
 
 # Planes: the words, limbs or digits of many numbers, one array for each place
-
-
-def _native(array: NDArray[np.uint64]) -> Words:
-    return array.astype(np.uint64, copy=False)
 
 
 def _mask(bits: int) -> np.uint64:
@@ -427,94 +434,109 @@ def _planes(array: Words) -> Planes:
 def _sum(x: Planes, y: Planes) -> Planes:
     """x + y modulo 2^(64*words)."""
     result = [x[0] + y[0]]
-    carry = result[0] < x[0]
+    carry = result[0] < y[0]
     for a, b in zip(x[1:], y[1:], strict=True):
         s = a + b
-        over = s < a
-        s += carry
-        carry = over | (s < carry)
+        if len(result) + 1 < len(x):  # the carry of the highest word goes nowhere
+            over = s < b
+            s += carry
+            carry = over | (s < carry)
+        else:
+            s += carry
         result.append(s)
     return result
 
 
-def _subtract(x: Planes, y: Planes) -> tuple[Planes, Words]:
-    """x - y modulo 2^(64*words), and 1 where y > x."""
-    result, borrow = [x[0] - y[0]], x[0] < y[0]
+def _subtract(x: Sequence[Words | np.uint64], y: Planes) -> Planes:
+    """x - y modulo 2^(64*words)."""
+    result = [x[0] - y[0]]
+    borrow = x[0] < y[0]
     for a, b in zip(x[1:], y[1:], strict=True):
         d = a - b
-        under = (a < b) | (d < borrow)
-        d -= borrow
-        borrow = under
+        if len(result) + 1 < len(y):
+            under = (a < b) | (d < borrow)
+            d -= borrow
+            borrow = under
+        else:
+            d -= borrow
         result.append(d)
-    return result, borrow.astype(np.uint64)
-
-
-def _plus(x: Planes, small: int) -> Planes:
-    """x + small modulo 2^(64*words)."""
-    result = [x[0] + np.uint64(small)]
-    carry = result[0] < small
-    for plane in x[1:]:
-        s = plane + carry
-        carry = s < carry
-        result.append(s)
     return result
 
 
-def _minus(x: Planes, small: Words | np.uint64) -> tuple[Planes, Words]:
-    """x - small modulo 2^(64*words), and 1 where small > x."""
-    result, borrow = [x[0] - small], x[0] < small
+def _increase(x: Planes, small: Words) -> None:
+    """x + small modulo 2^(64*words), in place."""
+    x[0] += small
+    carry = x[0] < small
+    for plane in x[1:-1]:
+        plane += carry
+        carry &= plane == 0
+    x[-1] += carry
+
+
+def _decrease(x: Planes, small: Words | np.uint64) -> None:
+    """x - small modulo 2^(64*words), in place."""
+    borrow = x[0] < small
+    x[0] -= small
+    for plane in x[1:-1]:
+        plane -= borrow
+        borrow &= plane == _mask(WORD_BITS)
+    x[-1] -= borrow
+
+
+def _exact_third(x: Planes) -> tuple[Planes, NDArray[np.intp]]:
+    """q and b with 3q = x + b*2^(64*words), b below 3."""
+    inverse, one = np.uint64(pow(3, -1, 1 << WORD_BITS)), np.uint64(_mask(WORD_BITS) // np.uint64(3))
+    result = [x[0] * inverse]
+    borrow = _thirds(result[0], one)
     for plane in x[1:]:
-        result.append(plane - borrow)
-        borrow = plane < borrow
-    return result, borrow.astype(np.uint64)
+        taken = borrow.astype(np.uint64)
+        q = plane - taken
+        q *= inverse
+        borrow = _thirds(q, one)
+        borrow += plane < taken
+        result.append(q)
+    return result, borrow.astype(np.intp)
 
 
-def _quotient(x: Planes, divisor: int, table: Words) -> Planes:
-    """floor(x / divisor) + table[x mod divisor], which must fit the words; long division by halves of words."""
-    by = np.uint64(divisor)
-    quotient: Planes = []
-    rest = np.zeros_like(x[0])
-    for plane in reversed(x):
-        high = _left(rest, 32) | _right(plane, 32)
-        q_high = high // by
-        low = _left(high - q_high * by, 32) | (plane & _mask(32))
-        q_low = low // by
-        rest = low - q_low * by
-        quotient.insert(0, _left(q_high, 32) | q_low)
-    return _sum(quotient, _planes(table[rest.astype(np.intp)]))
+def _thirds(q: Words, one: np.uint64) -> NDArray[np.uint8]:
+    """How often 2^64 goes into 3q: `one`, the third of 2^64 rounded down, and twice of it are the last below a step."""
+    borrow: NDArray[np.uint8] = (q > one).view(np.uint8)
+    borrow += q > one + one
+    return borrow
 
 
-def _split(words: Planes, width: int, field: PrimeField) -> Planes:
-    """The limbs of `width` bits, lowest first."""
-    result: Planes = []
-    for t in range(field.limbs(width)):
-        place, shift = divmod(t * width, WORD_BITS)
-        limb = _right(words[place], shift)
-        if shift + width > WORD_BITS and place + 1 < len(words):
-            limb |= _left(words[place + 1], WORD_BITS - shift)
-        result.append(limb & _mask(width))
+def _at_least(x: Planes, bound: Sequence[np.uint64]) -> NDArray[np.bool_]:
+    """Whether x is bound or more, word by word from the lowest."""
+    result = x[0] >= bound[0]
+    for plane, word in zip(x[1:], bound[1:], strict=True):
+        result &= plane == word
+        result |= plane > word
     return result
 
 
-def _join(digits: Planes, width: int, count: int) -> Planes:
-    """The words of a number given by digits below 2^width; it must fit."""
+def _constant(number: int, words: int) -> list[np.uint64]:
+    return [np.uint64(number >> WORD_BITS * i & (1 << WORD_BITS) - 1) for i in range(words)]
+
+
+def _join(digits: Planes, count: int) -> Planes:
+    """The words of a number given by digits of 22 bits; it must fit."""
     result: Planes = [np.zeros_like(digits[0]) for _ in range(count)]
     for t, digit in enumerate(digits):
-        place, shift = divmod(t * width, WORD_BITS)
+        place, shift = divmod(t * LIMB_BITS, WORD_BITS)
         if place < count:
             result[place] |= _left(digit, shift)
-        if shift + width > WORD_BITS and place + 1 < count:
+        if shift + LIMB_BITS > WORD_BITS and place + 1 < count:
             result[place + 1] |= _right(digit, WORD_BITS - shift)
     return result
 
 
-def _carry(columns: Planes, width: int, count: int) -> Planes:
-    """The first `count` digits below 2^width of a number given by columns below 2^63."""
+def _carry(columns: Planes, count: int) -> Planes:
+    """The first `count` digits of 22 bits of a number given by columns below 2^63."""
     digits: Planes = []
     total = columns[0]
     for t in range(count):
-        digits.append(total & _mask(width))
-        total = _right(total, width)
+        digits.append(total & _mask(LIMB_BITS))
+        total = _right(total, LIMB_BITS)
         if t + 1 < len(columns):
             total += columns[t + 1]
     return digits

@@ -162,6 +162,10 @@ class ShamirShare:
         _freeze(self.shares, np.uint64, 3)
         _check_part(self.first, self.total, len(self.shares))
 
+    def of(self, rows: range) -> Words:
+        """The shares of these rows, which must be in the part."""
+        return self.shares[rows.start - self.first : rows.stop - self.first]
+
 
 Message: TypeAlias = (
     KeyContribution

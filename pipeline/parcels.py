@@ -235,7 +235,9 @@ class Receiver:
 
 async def _read(content: aiohttp.StreamReader, size: int) -> bytes:
     """The body; no more than one byte above `size` of it, for a body may be compressed."""
-    body = bytearray()
+    chunks, left = [], size + 1
     async for chunk in content.iter_any():
-        body += chunk[: size + 1 - len(body)]
-    return bytes(body)
+        if left:
+            chunks.append(chunk[:left])
+            left -= len(chunks[-1])
+    return b"".join(chunks)

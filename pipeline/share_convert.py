@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn, TypeAlias
 
 import numpy as np
@@ -41,7 +42,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from pipeline.errors import LocalProtocolError, RemoteProtocolError
-from pipeline.field import BLAS_ROWS, GramAccumulator, PrimeField, PseudorandomElements
+from pipeline.field import BLAS_ROWS, CHUNK, GramAccumulator, PrimeField, PseudorandomElements
 from pipeline.messages import PART_BYTES, SECRET_BYTES, Bytes, Message, Outgoing, ShamirShare, ShareKey, Words
 from pipeline.packing import SLOT_BYTES
 
@@ -116,6 +117,12 @@ class SharingSetting:
         for first in range(0, self.records, rows):
             yield range(first, min(first + rows, self.records))
 
+    def pieces(self, rows: range) -> Iterator[range]:
+        """Ranges of rows short enough for the processor's cache to hold what is computed of them."""
+        step = max(1, CHUNK // max(1, self.columns))
+        for first in range(rows.start, rows.stop, step):
+            yield range(first, min(first + step, rows.stop))
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GramShare:
@@ -155,14 +162,23 @@ class Dealer:
         To be called once for a row: a second polynomial through the same share of
         party dealer + 1 would show the receiver the difference of what was dealt.
         """
+        keyed, own, sent = ((self.party + i) % PARTIES + 1 for i in (1, 0, 2))
+        points = sorted((own, sent))
+        derived = self.setting.derived(self.stream, rows)
+        shares = self.setting.field.line(self._additive(rows), derived, keyed, points)
+        return shares[points.index(own)], shares[points.index(sent)]
+
+    def deal_into(self, gram: GramAccumulator, rows: range, other: Callable[[range], Words]) -> Words:
+        """Deal these rows; add up, with the other dealer's shares, what is kept; return what is to be sent."""
         field = self.setting.field
-        keyed = (self.party + 1) % PARTIES + 1
-        points = {0: self._additive(rows), keyed: self.setting.derived(self.stream, rows)}
-        slope = field.divide(field.sub(points[keyed], points[0]), keyed)
-        for x in range(1, PARTIES + 1):
-            if x not in points:
-                points[x] = field.add(points[x - 1], slope)
-        return points[self.party + 1], points[(self.party + 2) % PARTIES + 1]
+        result = field.zeros(len(rows), self.setting.columns)
+        for piece in self.setting.pieces(rows):
+            kept, sent = self.deal(piece)
+            place = slice(piece.start - rows.start, piece.stop - rows.start)
+            for word in range(field.words):  # plane by plane
+                result[place, :, word] = sent[..., word]
+            gram.add_sum(kept, other(piece))
+        return result
 
     def _additive(self, rows: range) -> Words:
         piece = slice(rows.start, rows.stop)
@@ -171,7 +187,10 @@ class Dealer:
         own[:] = 0
         masks[:] = 0
         in_order = shares if self.party == self.setting.controllers[0] else shares[::-1]
-        return np.concatenate(in_order, axis=1)
+        result, split = self.setting.field.planar(len(rows), self.setting.columns), in_order[0].shape[1]
+        for word in range(self.setting.field.words):
+            result[:, :split, word], result[:, split:, word] = (part[..., word] for part in in_order)
+        return result
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -294,8 +313,7 @@ class ControllerSharing:
     def _lead(self, dealer: Dealer, stream: PseudorandomElements) -> Iterator[Outgoing]:
         setting, gram = self._setting, self._setting.accumulator()
         for rows in setting.parts(self._part_bytes):
-            kept, sent = dealer.deal(rows)
-            gram.add(setting.field.add(kept, setting.derived(stream, rows)))
+            sent = dealer.deal_into(gram, rows, partial(setting.derived, stream))
             self._progress(STEP, rows.stop, setting.records)
             yield Outgoing(setting.follower, ShamirShare(rows.start, setting.records, sent))
         self.state = Done(GramShare(setting.records, setting.field, gram.result()))
@@ -304,8 +322,7 @@ class ControllerSharing:
         # The state moves before rows are dealt: whatever fails, they are not dealt again.
         setting, gram = self._setting, state.gram
         self.state = AwaitingLeader(state.dealer, gram, rows.stop)
-        kept, sent = state.dealer.deal(rows)
-        gram.add(setting.field.add(kept, part.shares))
+        sent = state.dealer.deal_into(gram, rows, part.of)
         self._progress(STEP, rows.stop, setting.records)
         if rows.stop == setting.records:
             self.state = Done(GramShare(setting.records, setting.field, gram.result()))
@@ -352,7 +369,8 @@ class ThirdPartySharing:
     def _add(self, state: AwaitingFollower, part: ShamirShare) -> None:
         setting, gram = self._setting, state.gram
         rows = range(part.first, part.first + len(part.shares))
-        gram.add(setting.field.add(part.shares, setting.derived(state.stream, rows)))
+        for piece in setting.pieces(rows):
+            gram.add_sum(part.of(piece), setting.derived(state.stream, piece))
         self._progress(STEP, rows.stop, setting.records)
         if rows.stop == setting.records:
             self.state = Done(GramShare(setting.records, setting.field, gram.result()))

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -55,7 +56,7 @@ _INTEGER = struct.Struct("<q")
 class Codec(Protocol):
     """How one kind of field is written and read."""
 
-    def write(self, value: Any) -> list[bytes]: ...
+    def write(self, value: Any) -> Sequence[bytes | memoryview]: ...
 
     def read(self, body: Body) -> Any: ...
 
@@ -126,9 +127,9 @@ class Array:
     dtype: str
     ndim: int
 
-    def write(self, value: np.ndarray[Any, Any]) -> list[bytes]:
-        content = np.ascontiguousarray(value, self.dtype)
-        return [*(_INTEGER.pack(length) for length in value.shape), content.tobytes()]
+    def write(self, value: np.ndarray[Any, Any]) -> list[bytes | memoryview]:
+        content = np.ascontiguousarray(value, self.dtype).ravel()
+        return [*(_INTEGER.pack(length) for length in value.shape), content.view(np.uint8).data]
 
     def read(self, body: Body) -> np.ndarray[Any, Any]:
         shape = tuple(body.length() for _ in range(self.ndim))
@@ -168,7 +169,7 @@ def encode(message: Message, session: bytes) -> bytes:
         raise LocalProtocolError(f"a session identifier has {SECRET_BYTES} bytes, not {len(session)}")
     number = _NUMBERS[type(message)]
     _, codecs = TYPES[number]
-    pieces = [_HEAD.pack(MAGIC, VERSION, number, session)]
+    pieces: list[bytes | memoryview] = [_HEAD.pack(MAGIC, VERSION, number, session)]
     for field, codec in zip(fields(message), codecs, strict=True):
         pieces += codec.write(getattr(message, field.name))
     size = sum(map(len, pieces))

@@ -31,9 +31,9 @@ class RecordingAccumulator(GramAccumulator):
         super().__init__(field, columns)
         self.rows = [field.zeros(0, columns)]
 
-    def add(self, rows):
-        self.rows.append(rows)
-        super().add(rows)
+    def add_sum(self, rows, others):
+        self.rows.append(self.field.add(rows, others))
+        super().add_sum(rows, others)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from sharing import SESSION, Study, interpolate, pairs_of_parties, seeded
 
+from pipeline import share_convert
 from pipeline.errors import LocalProtocolError, RemoteProtocolError
-from pipeline.field import FIELD_127, FIELD_191, FIELD_254
+from pipeline.field import CHUNK, FIELD_127, FIELD_191, FIELD_254
 from pipeline.messages import IntersectionSize, KeyContribution, ShamirShare, ShareKey, TooFewRecords
 from pipeline.share_convert import (
     AwaitingBoth,
@@ -173,6 +174,24 @@ def test_no_part_is_larger_than_asked_and_all_are_in_order():
     assert [len(part) for part in replace(setting, records=3000).parts(1100 * row)] == [1024, 1024, 952]
 
 
+def test_parts_are_dealt_in_pieces_that_follow_one_another():
+    setting = replace(study(n=7).settings[0], records=30_000)
+    pieces = [*setting.pieces(range(1000, 9000))]
+    assert len(pieces) > 1 and max(map(len, pieces)) * 5 <= CHUNK
+    assert [row for piece in pieces for row in piece] == [*range(1000, 9000)]
+    assert [*replace(setting, widths={0: CHUNK, 1: 1}).pieces(range(2))] == [range(1), range(1, 2)]
+
+
+def test_a_part_dealt_in_pieces_is_that_dealt_row_by_row(monkeypatch):
+    whole, pieces = (study(n=9, part_rows=9) for _ in range(2))
+    whole.play()
+    monkeypatch.setattr(share_convert, "CHUNK", 2 * 5)
+    pieces.play()
+    for party in range(3):
+        assert (whole.shares(party) == pieces.shares(party)).all()
+        assert len(pieces.settings[party].tables[0].rows) == 1 + 5 > len(whole.settings[party].tables[0].rows)
+
+
 def test_nothing_piles_up_when_messages_are_delivered_at_once():
     played = study(n=60, part_rows=2)
     played.play()
@@ -263,7 +282,7 @@ def test_rows_whose_dealing_failed_are_not_dealt_again():
     played.roles[1].start()
     part = next(iter(played.roles[1].receive(0, key.message))).message
     (gram,) = played.settings[0].tables
-    gram.add = None
+    gram.add_sum = None
     with pytest.raises(TypeError):
         played.roles[0].receive(1, part)
     with pytest.raises(RemoteProtocolError, match="begins at row 0, where 2 of 6 have come"):

@@ -133,6 +133,10 @@ def test_arrays_that_are_views_are_written_in_order() -> None:
     whole = np.arange(48, dtype=np.uint8).reshape(4, 3, 4)
     message = MaskedShare(0, 2, whole[::2, :, 1:3])
     assert same(wire.decode(wire.encode(message, SESSION), SESSION), message)
+    shares = ShamirShare(0, 2, np.arange(12, dtype=np.uint64).reshape(3, 2, 2).transpose(1, 2, 0))
+    assert same(wire.decode(wire.encode(shares, SESSION), SESSION), shares)
+    none = ShamirShare(0, 0, np.zeros((0, 2, 3), np.uint64))
+    assert same(wire.decode(wire.encode(none, SESSION), SESSION), none)
 
 
 def test_the_largest_part_a_sender_makes_fits() -> None:
