@@ -2,7 +2,7 @@
 
 Fixed-point numbers have `FRACTIONAL_BITS`; a masked opening of a number below
 2^(l-1) in absolute value, in a field of b bits, hides it up to a statistical
-distance of 2^-k if l + k + 2 <= b - 1 (see `primitives.py`). This module says
+distance of 2^-k if l + k + RANGE_BITS <= b - 1 (see `primitives.py`). This module says
 how large l gets in each operation and which k keeps the distances of all
 openings of a run together below 2^-40, and refuses a study for which both do
 not fit. It runs before anything is sent.
@@ -13,13 +13,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.errors import RangeError
-from pipeline.field import FIELD_191, FIELD_254, PrimeField
+from pipeline.field import FIELD_127, FIELD_254, PrimeField
 
 HIDING_BITS = 40  # the distances of all openings of a run sum to at most 2^-40
+RANGE_BITS = 2  # a mask is below 2^RANGE_BITS times the range of its largest part
 VALUE_BITS = 43  # every encoded value is below 2^43 in absolute value
 
 FRACTIONAL_BITS = 64
 RIDGE_BITS = 28  # the polish adds 2^-28 to the diagonal, and takes its effect out again by refinement
+COARSE_RIDGE_BITS = 10  # the first polish adds so much more; few steps then invert the matrix
+LARGEST_COARSE = 100  # 1/rho up to which the iterations need no more than COARSE_BITS
+COARSE_BITS = 36  # fractional bits of such iterations
+INVERSION_STEPS = 26  # at most, for up to 1000 features
+INVERSE_BITS = 25  # fractional bits of an approximate inverse, less where the hiding budget needs the room
+SMALLEST_INVERSE_BITS = 16
+INVERSE_HEADROOM = COARSE_RIDGE_BITS + 7  # bits, with sign, of an entry of it times one of the step's other factor
 COEFFICIENT_BITS = 16  # normalised coefficients: the certificate checks that they are below 2^16
 ITERATE_BITS = 30  # normalised iterates of the solver, and what is compared with them
 POLISH_BITS = 40  # iterates of the polish, also with a support that is not the right one
@@ -41,24 +49,28 @@ MEAN_TO_SPREAD_BITS = 14  # without an intercept: largest ratio of the outcome's
 class Plan:
     """Public sizes of step 8; `..._bits` bound an absolute value by 2^bits."""
 
-    field: PrimeField  # in which the records are shared and the Gram matrix is formed
-    solver_field: PrimeField  # in which everything after that is computed
+    field: PrimeField  # in which the records are shared and the Gram matrix is formed, and matrices inverted roughly
+    solver_field: PrimeField  # in which everything else is computed
     statistical_bits: int  # k of each opening
-    gram_bits: int
+    inverse_bits: int  # fractional bits of a rough inverse
     square_bits: int  # of n^2 times a variance, even; n^2 times a mean square without an intercept
     offset_bits: int  # of a column's offset, in steps
 
 
-def plan(records: int, features: int, *, fit_intercept: bool, max_iterations: int) -> Plan:
+def plan(records: int, features: int, *, fit_intercept: bool, max_iterations: int, problems: int = 1) -> Plan:
     """Return the sizes for a study; raises RangeError when no field is large enough."""
     size = max(1, records).bit_length()
-    gram_bits = size + 2 * VALUE_BITS
+    if size + 2 * VALUE_BITS > FIELD_127.bits - 1:
+        raise RangeError("the numbers of this study could overflow: fewer records are needed")
     offsets = offset_bits(fit_intercept)
     square_bits = 2 * (size + (VALUE_BITS if fit_intercept else offsets + 1))
-    statistical_bits = HIDING_BITS + masked_openings(features, max_iterations).bit_length()
-    _require_room(FIELD_191, gram_bits + 1, statistical_bits)
+    statistical_bits = HIDING_BITS + masked_openings(features, max_iterations, problems).bit_length()
     _require_room(FIELD_254, max(square_bits + 2, largest_operation()), statistical_bits)
-    return Plan(FIELD_191, FIELD_254, statistical_bits, gram_bits, square_bits, offsets)
+    spare = FIELD_127.bits - 1 - statistical_bits - RANGE_BITS - INVERSE_HEADROOM
+    inverse_bits = min(INVERSE_BITS, spare // 2)
+    if inverse_bits < SMALLEST_INVERSE_BITS:
+        raise RangeError("the numbers of this study could overflow: fewer features or max_iterations are needed")
+    return Plan(FIELD_127, FIELD_254, statistical_bits, inverse_bits, square_bits, offsets)
 
 
 def offset_bits(fit_intercept: bool) -> int:
@@ -68,26 +80,28 @@ def offset_bits(fit_intercept: bool) -> int:
 
 def largest_operation() -> int:
     """Bits, with sign, of the largest product that is truncated, apart from the squares of `Plan`."""
-    solver = 2 * FRACTIONAL_BITS + POLISH_BITS + 10  # a row of the correlations times an iterate of the polish
+    solver = 2 * FRACTIONAL_BITS + POLISH_BITS + 12  # a row of the correlations times an iterate of the polish
     slope = WIDE_FRACTIONAL_BITS + COEFFICIENT_BITS + 1 + 2 * RATIO_BITS
     return max(solver, slope) + 1
 
 
-def masked_openings(features: int, max_iterations: int) -> int:
-    """An upper bound on the field elements opened under a statistical mask in one run."""
+def masked_openings(features: int, max_iterations: int, problems: int = 1) -> int:
+    """An upper bound on the field elements opened under a statistical mask in one run.
+
+    problems : fits that run together, with penalties of their own.
+    """
     columns = features + 2
-    matrix = columns * (columns + 1)  # a symmetric matrix, truncated twice in a step of its inversion
-    inversion = matrix * 26
+    inversion = INVERSION_STEPS * (columns**2 + columns * (columns + 1) // 2)
     phases = 5 * (max_iterations // 75 + 1).bit_length() + 5
-    preparation = 8 * matrix + columns * 400
+    preparation = 8 * columns**2 + columns * 400
     iterations = 3 * columns * max_iterations
-    return preparation + iterations + phases * (2 * inversion + 30 * columns)
+    return preparation + 5 * inversion + problems * (iterations + phases * (inversion + 40 * columns))
 
 
 def smallest_tolerance(features: int) -> float:
     """The finest `tolerance` the certificate can decide in every study with so many features.
 
-    A product with the correlation matrix is wrong by at most two units in the
+    A product with the correlation matrix is wrong by at most four units in the
     last place, times the sum of the coefficients where the matrix itself is
     rounded; the certificate needs a margin over that.
     """
@@ -95,8 +109,8 @@ def smallest_tolerance(features: int) -> float:
 
 
 def _require_room(field: PrimeField, bits: int, statistical_bits: int) -> None:
-    if bits + statistical_bits + 2 > field.bits - 1:
+    if bits + statistical_bits + RANGE_BITS > field.bits - 1:
         raise RangeError(
             "the numbers of this study could overflow: fewer records, features or max_iterations are needed "
-            f"({bits + statistical_bits + 3} bits, {field.bits} there are)"
+            f"({bits + statistical_bits + RANGE_BITS + 1} bits, {field.bits} there are)"
         )

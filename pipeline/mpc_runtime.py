@@ -16,17 +16,19 @@ import logging
 import struct
 import sys
 import warnings
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
 from pipeline.errors import LocalProtocolError, PipelineError, RemoteProtocolError
-from pipeline.field import FIELD_254
+from pipeline.field import FIELD_254, PrimeField
+from pipeline.residues import Residues, concatenate
 
 Result = TypeVar("Result")
-Shares: TypeAlias = Any  # an array of MPyC's prime field: this party's Shamir shares
+Shares: TypeAlias = Residues  # this party's Shamir shares
 
 PARTIES = 3
 THRESHOLD = 1
@@ -284,7 +286,10 @@ class Runtime(_mpyc.Runtime):  # type: ignore[misc, name-defined]
         self.opened: list[str] = []  # names out of OPENED, in order
         self._exchanges = {i: _Exchange(self, link) for i, link in links.items()}
         self._failure: asyncio.Future[None] = self._loop.create_future()
+        self.branch: tuple[int, ...] = ()  # of the computation that runs, among those that run together
         self._trace = b""
+        self._drawn: set[tuple[str, tuple[int, int]]] = set()
+        self._drawn_at = -1
 
     async def start(self) -> None:
         """Exchange the PRSS keys: each pair of parties has one the third does not know."""
@@ -310,7 +315,7 @@ class Runtime(_mpyc.Runtime):  # type: ignore[misc, name-defined]
 
     async def supervise(self, computation: Coroutine[Any, Any, Result]) -> Result:
         """Run `computation` until it is done or `fail` is called; raise the reason of the failure."""
-        task = self._loop.create_task(computation)
+        task = self._loop.create_task(self._drive(computation))
         try:
             await asyncio.wait((task, self._failure), return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
@@ -321,6 +326,10 @@ class Runtime(_mpyc.Runtime):  # type: ignore[misc, name-defined]
             if not task.done():
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
+
+    async def _drive(self, computation: Coroutine[Any, Any, Result]) -> Result:
+        result: Result = await _Driven(self, computation)
+        return result
 
     def _handle_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -334,48 +343,183 @@ class Runtime(_mpyc.Runtime):  # type: ignore[misc, name-defined]
     async def exchange(
         self, operation: str, outgoing: Mapping[int, bytes], sizes: Mapping[int, int]
     ) -> dict[int, bytes]:
-        """One round: send `outgoing` by receiver, return what arrives, of the known `sizes` by sender.
+        """One round: send `outgoing` by receiver, return what arrives, of the known `sizes` by sender."""
+        return await Round(operation, outgoing, sizes)
 
-        Every message begins with a digest of the operations so far, so that
-        parties that do not do the same thing notice instead of computing garbage.
+    async def together(self, *branches: Coroutine[Any, Any, Any]) -> list[Any]:
+        """Run the branches in the same rounds, each round of all of them one message to a peer; return their results.
+
+        The n-th round of one goes with the n-th of the others, whatever arrives
+        first, so that all parties do the same.
+        """
+        return await _Together(self, branches)
+
+    async def _perform(self, round_: Round) -> dict[int, bytes]:
+        """Every message begins with a digest of the operations so far, so that parties that do not do the same
+        thing notice instead of computing garbage.
         """
         self._program_counter[0] += 1
         self.rounds += 1
-        self._trace = hashlib.sha256(self._trace + operation.encode()).digest()[:8]
-        for receiver, payload in outgoing.items():
+        self._trace = hashlib.sha256(self._trace + round_.operation.encode()).digest()[:8]
+        for receiver, payload in round_.outgoing.items():
             self._send_message(receiver, self._trace + payload)
         arrived = {}
-        for sender, size in sizes.items():
+        for sender, size in round_.sizes.items():
             received = self._receive_message(sender)
             payload = received if isinstance(received, bytes) else await received
             if payload[:8] != self._trace or len(payload) != 8 + size:
-                raise RemoteProtocolError(f"party {sender} is at another step of the fit ({operation} here)")
+                raise RemoteProtocolError(f"party {sender} is at another step of the fit ({round_.operation} here)")
             arrived[sender] = payload[8:]
         return arrived
 
-    async def secret_input(self, field: Any, owner: int, values: Any, shape: tuple[int, ...]) -> Shares:
-        """Share `values`, integers modulo the field's prime known to `owner` alone; None elsewhere."""
-        secure = self.SecFld(modulus=field.modulus)
-        own = np.zeros(shape, dtype=object) if values is None else np.array(values, dtype=object).reshape(shape)
+    async def secret_inputs(
+        self, field: PrimeField, values: Mapping[int, Any], shapes: Mapping[int, tuple[int, ...]]
+    ) -> list[Shares]:
+        """Share arrays of integers, one of each owner in `shapes`, in their order; `values` holds this party's own."""
+        secure = self.SecFld(modulus=field.p)
+        shared = []
+        for owner, shape in shapes.items():
+            own = values.get(owner)
+            own = np.zeros(shape, dtype=object) if own is None else np.array(own, dtype=object).reshape(shape)
+            shared.append(self.input(secure.array(own), senders=owner))
         self.rounds += 1
-        return await self.gather(self.input(secure.array(own), senders=owner))
+        return [Residues.of_integers(field, x.value) for x in await self.gather(shared)]
 
-    async def open_to_all(self, name: str, shares: Shares) -> Any:
-        """Open a result to all parties; `name` must be listed in OPENED so."""
-        return await self._open(name, shares, ALL, range(PARTIES))
+    def key_of(self, operation: str, field: str, pair: tuple[int, int]) -> bytes:
+        """A key of AES-256 that only the pair knows, for one operation in the coming round; asked for once."""
+        counter = self._program_counter[0]
+        if counter > self._drawn_at:
+            self._drawn_at, self._drawn = counter, set()
+        use = f"{field}/{operation}/{'.'.join(map(str, self.branch))}"
+        if counter < self._drawn_at or (use, pair) in self._drawn:
+            raise LocalProtocolError(f"{operation} would draw the same numbers twice")
+        self._drawn.add((use, pair))
+        label = b"secure-lasso-pipeline/prss/v2" + counter.to_bytes(8, "little", signed=True)
+        return hashlib.sha256(self._prss_keys[pair] + label + use.encode()).digest()
 
-    async def open_to_controllers(self, name: str, shares: Shares, controllers: Sequence[int]) -> Any:
-        """Open a result to the controllers; None at the third party, which sends its share and receives none."""
-        return await self._open(name, shares, CONTROLLERS, controllers)
-
-    async def _open(self, name: str, shares: Shares, whom: str, receivers: Sequence[int]) -> Any:
+    def note_opening(self, name: str, whom: str) -> None:
+        """Refuse to open what is not listed in OPENED for these receivers."""
         if OPENED.get(name) != whom:
             raise LocalProtocolError(f"{name} must not be opened to {whom}")
         self.opened.append(name)
+
+    async def open_to_controllers(self, shares: Mapping[str, Shares], controllers: Sequence[int]) -> Any:
+        """Open flat arrays of results, by name, to the controllers; return their integers in [0, p) by name.
+
+        None at the third party, which sends its shares and receives none. One round.
+        """
+        for name in shares:
+            self.note_opening(name, CONTROLLERS)
         self.rounds += 1
-        secure = self.SecFld(modulus=shares.field.modulus)
-        opened = await self.output(secure.array(shares), receivers=list(receivers))
-        return None if opened is None else opened.value
+        flat = concatenate(list(shares.values()))
+        secure = self.SecFld(modulus=flat.field.p)
+        opened = await self.output(secure.array(flat.integers()), receivers=list(controllers))
+        if opened is None:
+            return None
+        ends = np.cumsum([len(x) for x in shares.values()])
+        return dict(zip(shares, np.split(opened.value, ends[:-1]), strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """A wish for one exchange of messages; awaited, it is handed to whoever drives the computation."""
+
+    operation: str
+    outgoing: Mapping[int, bytes] = field(repr=False)  # never in a message about a fault
+    sizes: Mapping[int, int]
+
+    def __await__(self) -> Generator[Any, Any, dict[int, bytes]]:
+        arrived: dict[int, bytes] = yield self
+        return arrived
+
+
+class _Driven:
+    """A computation whose rounds are performed as they come."""
+
+    def __init__(self, runtime: Runtime, computation: Coroutine[Any, Any, Any]) -> None:
+        self._runtime = runtime
+        self._computation = computation
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        reply = None
+        try:
+            while True:
+                wish = self._computation.send(reply)
+                if isinstance(wish, Round):
+                    reply = yield from self._runtime._perform(wish).__await__()
+                else:
+                    reply = yield wish  # a future of one of MPyC's operations
+        except StopIteration as stop:
+            return stop.value
+        finally:
+            self._computation.close()
+
+
+class _Together:
+    """Branches in lockstep; a round of it is one round of every branch that goes on."""
+
+    def __init__(self, runtime: Runtime, branches: Sequence[Coroutine[Any, Any, Any]]) -> None:
+        self._runtime = runtime
+        self._branches = dict(enumerate(branches))
+        self._results: list[Any] = [None] * len(branches)
+
+    def __await__(self) -> Generator[Any, Any, list[Any]]:
+        runtime, outer = self._runtime, self._runtime.branch
+        replies: dict[int, Any] = dict.fromkeys(self._branches)
+        try:
+            while True:
+                wishes: dict[int, Round] = {}
+                for i in list(self._branches):
+                    runtime.branch = (*outer, i)
+                    wish = yield from self._step(i, replies[i])
+                    if wish is not None:
+                        wishes[i] = wish
+                runtime.branch = outer
+                if not wishes:
+                    return self._results
+                arrived = yield _merged(list(wishes.values()))
+                replies = dict(zip(wishes, _divided(list(wishes.values()), arrived), strict=True))
+        finally:
+            for branch in self._branches.values():
+                branch.close()
+            runtime.branch = outer  # last: branches of a branch have set it to their own
+
+    def _step(self, i: int, reply: Any) -> Generator[Any, Any, Round | None]:
+        """Run one branch up to its next round; None when it has ended."""
+        try:
+            wish = self._branches[i].send(reply)
+            while not isinstance(wish, Round):
+                wish = self._branches[i].send((yield wish))
+            return wish
+        except StopIteration as stop:
+            self._results[i] = stop.value
+            del self._branches[i]
+            return None
+
+
+def _merged(wishes: Sequence[Round]) -> Round:
+    if len(wishes) == 1:
+        return wishes[0]
+    outgoing: dict[int, bytes] = {}
+    sizes: dict[int, int] = {}
+    for wish in wishes:
+        for receiver, payload in wish.outgoing.items():
+            outgoing[receiver] = outgoing.get(receiver, b"") + payload
+        for sender, size in wish.sizes.items():
+            sizes[sender] = sizes.get(sender, 0) + size
+    return Round("+".join(wish.operation for wish in wishes), outgoing, sizes)
+
+
+def _divided(wishes: Sequence[Round], arrived: Mapping[int, bytes]) -> list[dict[int, bytes]]:
+    done = dict.fromkeys(arrived, 0)
+    parts = []
+    for wish in wishes:
+        part = {}
+        for sender, size in wish.sizes.items():
+            part[sender] = arrived[sender][done[sender] : done[sender] + size]
+            done[sender] += size
+        parts.append(part)
+    return parts
 
 
 def make_runtime(party_id: int, links: Mapping[int, Link], modulus: int = FIELD_254.p) -> Runtime:

@@ -23,7 +23,14 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.bounds import COEFFICIENT_BITS, RIDGE_BITS, THRESHOLD_LIMIT, smallest_tolerance
+from pipeline.bounds import (
+    COARSE_RIDGE_BITS,
+    COEFFICIENT_BITS,
+    LARGEST_COARSE,
+    RIDGE_BITS,
+    THRESHOLD_LIMIT,
+    smallest_tolerance,
+)
 from pipeline.errors import Refused
 
 Vector: TypeAlias = NDArray[np.float64]
@@ -36,18 +43,33 @@ RELAXATION = 1.75
 INVERSE_RHOS = (3, 30, 300, 3000, 30000)
 INVERSE_RHOS_UNCENTRED = (3, 100, 3000, 100000, 3000000)
 FIRST_PHASE = 15  # iterations
-RIDGE = 2.0**-RIDGE_BITS
+STEP_BITS = 3  # fractional bits of the factors of an inversion
 REFINEMENTS = 6
 MARGIN = 3 / 8  # part of the tolerance that the test uses; signs that do not matter may take up a quarter more
+STRICTER = 256  # by which the tolerance is divided after a polish with a large ridge, which may stop short of the end
 INVERSE_ACCURACY = 2.0**-20  # of the matrix inverses: their effect is taken out by refinement, or small
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Iterations with one rho, followed by a polish and a test of the conditions."""
+    """Iterations with one rho, followed by a polish and a test of the conditions.
+
+    ridge_bits : the polish adds 2^-ridge_bits to the diagonal. The first has a large ridge, which costs few steps of
+        the inversion and suits most studies.
+    """
 
     inverse_rho: int
     iterations: int
+    ridge_bits: int
+
+    @property
+    def has_large_ridge(self) -> bool:
+        return self.ridge_bits == COARSE_RIDGE_BITS
+
+    @property
+    def coarse(self) -> bool:
+        """Whether few fractional bits are enough for the iterates."""
+        return self.inverse_rho <= LARGEST_COARSE
 
 
 @dataclass(frozen=True)
@@ -99,24 +121,26 @@ def schedule(max_iterations: int, fit_intercept: bool) -> Iterator[Phase]:
     for stretch in itertools.count():
         for inverse_rho in INVERSE_RHOS if fit_intercept else INVERSE_RHOS_UNCENTRED:
             iterations = min(FIRST_PHASE << stretch, max_iterations - done)
-            yield Phase(inverse_rho, iterations)
+            yield Phase(inverse_rho, iterations, RIDGE_BITS if done else COARSE_RIDGE_BITS)
             done += iterations
             if done == max_iterations:
                 return
 
 
-def inversion_steps(lowest: float, highest: float) -> list[float]:
+def inversion_steps(lowest: float, highest: float, accuracy: float = INVERSE_ACCURACY) -> list[float]:
     """The scale factors of Newton's iteration for the inverse of a matrix with eigenvalues in [lowest, highest].
 
     A step takes an eigenvalue y of K X to m y (2 - m y). With m = 2 / (a + 1)
-    the interval [a, 1] goes to [m a (2 - m a), 1], so a small a grows by 4.
+    the interval [a, 1] goes to [m a (2 - m a), 1], so a small a grows by 4. The
+    factors are rounded to STEP_BITS, the interval is that of the rounded ones.
     """
     steps = []
     a = lowest / highest
-    while 1 - a > INVERSE_ACCURACY:
-        m = 2 / (1 + a)
+    while 1 - a > accuracy:
+        m = round((2 << STEP_BITS) / (1 + a)) / (1 << STEP_BITS)
+        m = min(m, 2 - 1 / (1 << STEP_BITS))
         steps.append(m)
-        a = m * a * (2 - m * a)
+        a = min(m * a * (2 - m * a), m * (2 - m))
     return steps
 
 
@@ -185,8 +209,9 @@ def solve(
             u = v - z
         dual = u * rho
         iterations += phase.iterations
-        b, support = polish(correlation, q, tau, tolerance, z, support)
-        if conditions_hold(correlation, q, tau, tolerance, b, support):
+        b, support = polish(correlation, q, tau, tolerance, z, support, 2.0**-phase.ridge_bits)
+        strict = tolerance / STRICTER if phase.has_large_ridge else tolerance
+        if conditions_hold(correlation, q, tau, strict, b, support):
             return b, iterations
     raise Refused("not-converged", not_converged(iterations))
 
@@ -196,7 +221,7 @@ def not_converged(iterations: int) -> str:
 
 
 def polish(
-    correlation: Matrix, q: Vector, tau: Vector, tolerance: Vector, z: Vector, support: Support
+    correlation: Matrix, q: Vector, tau: Vector, tolerance: Vector, z: Vector, support: Support, ridge: float
 ) -> tuple[Vector, Support]:
     """Solve R b = q - tau sign on the support, near z; drop coefficients whose sign does not agree.
 
@@ -208,7 +233,7 @@ def polish(
     d = len(q)
     both = np.outer(support.active, support.active)
     equations = np.where(np.eye(d) > 0, 1, both * correlation)
-    approximate_inverse = inverse(equations + RIDGE * np.eye(d), RIDGE / 2, d + 1)
+    approximate_inverse = inverse(equations + ridge * np.eye(d), ridge / 2, d + 1)
     right_side = support.active * q - support.sign * tau
     b = z
     for _ in range(REFINEMENTS):

@@ -12,62 +12,80 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from pipeline.bounds import FRACTIONAL_BITS as F
 from pipeline.mpc_runtime import Shares
 from pipeline.primitives import Arithmetic, fixed
+from pipeline.residues import Residues, concatenate
 
-RSQRT_STEPS = 5  # the line is wrong by at most 0.11, relatively; a step takes an error e to 1.5 e^2
+# x^(-1/2) on [1/4, 1), from the constant term on, with the least relative error, 2^-8.9; a step takes e to 1.5 e^2
+RSQRT_POLYNOMIAL = (3.49802945, -8.98457961, 14.6576561, -11.97341026, 3.80442202)
+RSQRT_STEPS = 3
+RSQRT_BITS = 12  # fractional bits of the coefficients
 
 
 @dataclass(frozen=True)
 class Scale:
     """The sizes of a vector of integers N, 0 <= N < 2^bits.
 
-    at_least : [N >= 4^i], shape (columns, bits / 2).
-    one_hot : 1 at the place; zeros for N = 0. Same shape.
-    factor : 2^(bits / 2 - 1 - place), so that N * factor^2 = mantissa * 2^bits; 0 for N = 0.
-    mantissa : fixed point, in [1/4, 1); 0 for N = 0.
-    rsqrt : fixed point, mantissa^(-1/2); without meaning, but below 2^5, for N = 0.
+    bits : even.
+    positive : [N >= 1], shape (columns,).
+    one_hot : 1 at the place; zeros for N = 0, and for N below 4^lowest. Shape (columns, bits / 2).
+    factor : 2^(bits / 2 - 1 - place), so that N * factor^2 = mantissa * 2^bits; 0 where one_hot is.
+    mantissa : fixed point, in [1/4, 1); 0 where one_hot is.
     """
 
     bits: int
-    at_least: Shares
+    positive: Shares
     one_hot: Shares
     factor: Shares
     mantissa: Shares
-    rsqrt: Shares
 
     @property
     def places(self) -> int:
         return self.bits // 2
 
     def columns(self, part: slice) -> Scale:
-        vectors = (self.at_least, self.one_hot, self.factor, self.mantissa, self.rsqrt)
-        return Scale(self.bits, *(vector[part] for vector in vectors))
+        return Scale(self.bits, *(v[part] for v in (self.positive, self.one_hot, self.factor, self.mantissa)))
+
+    def at_least(self, column: int, place: int) -> Shares:
+        """[N >= 4^place] for a column, shape (); place must not be below `lowest`."""
+        return self.one_hot[column, place:].sum()
 
 
-async def scale(mpc: Arithmetic, numbers: Shares, bits: int) -> Scale:
-    """Compare with all powers of 4 at once, bring to [1/4, 1) and take the inverse square root there.
+async def scale(mpc: Arithmetic, numbers: Shares, bits: int, lowest: int) -> Scale:
+    """Compare with powers of 4, all at once, and bring to [1/4, 1).
 
-    numbers : integers of degree 1, shape (columns,), 0 <= N < 2^bits; bits is even. 21 rounds.
+    numbers : integers of degree 1, shape (columns,), 0 <= N < 2^bits; bits is even.
+    lowest : numbers below 4^lowest have no place. 6 rounds.
     """
     places = bits // 2
-    powers = mpc.public([4**i for i in range(places)])
+    powers = mpc.public([1] + [4**i for i in range(lowest, places)])
     at_least = await mpc.nonnegative(numbers.reshape(-1, 1) - powers, bits + 1)
-    one_hot = at_least.value.copy()
-    one_hot[:, :-1] -= at_least.value[:, 1:]
-    one_hot = mpc.field.array(one_hot)
-    factor, squared = (one_hot @ mpc.public([base ** (places - 1 - i) for i in range(places)]) for base in (2, 4))
-    mantissa = await mpc.product(numbers, squared, bits - F, bits + 2)
-    return Scale(bits, at_least, one_hot, factor, mantissa, await rsqrt(mpc, mantissa))
+    above = at_least[:, 1:]
+    columns = len(numbers)
+    ends = concatenate([above[:, 1:], Residues.zeros(mpc.field, columns, 1)], axis=1)
+    one_hot = concatenate([Residues.zeros(mpc.field, columns, lowest), above - ends], axis=1).carried()
+    both = mpc.public([[base ** (places - 1 - i) for base in (2, 4)] for i in range(places)])
+    factors = one_hot @ both
+    mantissa = await mpc.product(numbers, factors[:, 1], bits - F, bits + 2)
+    return Scale(bits, at_least[:, 0], one_hot, factors[:, 0], mantissa)
 
 
 async def rsqrt(mpc: Arithmetic, x: Shares) -> Shares:
-    """The inverse square roots of fixed-point numbers in [1/4, 1), by Newton's iteration from a line. 16 rounds."""
-    y = fixed(2.2) - await mpc.truncate(x * fixed(1.3), F, 2 * F + 3)
+    """The inverse square roots of fixed-point numbers in [1/4, 1), by Newton's iteration from a polynomial.
+
+    Without meaning, but below 2^5, for x = 0. 11 rounds.
+    """
+    a, b, c, d, e = (fixed(k, RSQRT_BITS) for k in RSQRT_POLYNOMIAL)
+    square = await mpc.product(x, x, F, 2 * F + 3)
+    y = square * (x * d + square * e + (c << F)) + (x * b + (a << F)) * (1 << F)
+    y = await mpc.truncate(y, F + RSQRT_BITS, 2 * F + RSQRT_BITS + 8)
     for _ in range(RSQRT_STEPS):
         square = await mpc.product(y, y, F, 2 * F + 12)
-        y = await mpc.product(y, fixed(3) - await mpc.product(x, square, F, 2 * F + 12), F + 1, 2 * F + 12)
+        rest = fixed(3) - await mpc.product(x, square, F, 2 * F + 12)
+        y = await mpc.product(y, rest, F + 1, 2 * F + 12)
     return y
 
 
@@ -77,6 +95,7 @@ async def of_places(mpc: Arithmetic, function: Callable[[int], int], left: Share
     left, right : one-hot vectors, shape (columns, places); a single one is matched with all of the other.
     function : public, integer.
     """
-    places = range(left.shape[1])
-    table = mpc.public([[function(i - j) for i in places] for j in places])
+    places = left.shape[1]
+    differences = mpc.public([function(k) for k in range(1 - places, places)])
+    table = differences[np.arange(places) - np.arange(places)[:, None] + places - 1]
     return await mpc.reduce((left * (right @ table)).sum(axis=1))

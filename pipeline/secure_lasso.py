@@ -4,8 +4,12 @@ Input is the Gram matrix of [1, features, outcome] as shares of exact integers;
 output are the coefficients, to the controllers only. Real numbers are
 fixed-point numbers with `FRACTIONAL_BITS` in a field of 254 bits; what is too
 large or too small for them is scaled by secret powers of two
-(`secret_scale.py`). Shares are added with the operators of MPyC's arrays; each
-`await` communicates.
+(`secret_scale.py`). What need not be exact is done with fewer bits: iterates
+that a polish follows, and rough inverses, in a field of 127 bits. Each `await`
+communicates; what runs `together` shares its rounds.
+
+Several penalties are fitted in the same rounds: a coefficient vector has shape
+(penalties, features).
 
 Opened, besides numbers under masks inside the operations of `primitives.py`:
 whether the outcome is constant, whether a column has too little spread, one bit
@@ -24,15 +28,16 @@ import numpy as np
 
 from pipeline import plain_lasso
 from pipeline.bounds import (
+    COARSE_BITS,
     COEFFICIENT_BITS,
     INTERCEPT_NOISE_BITS,
+    INVERSE_HEADROOM,
     ITERATE_BITS,
     MEAN_TO_SPREAD_BITS,
     OUTCOME_SPREAD_BITS,
     POLISH_BITS,
     R2_BITS,
     RATIO_BITS,
-    RIDGE_BITS,
     SLOPE_BITS,
     SPREAD_BITS,
     THRESHOLD_LIMIT,
@@ -46,13 +51,15 @@ from pipeline.bounds import FRACTIONAL_BITS as F
 from pipeline.config import Model
 from pipeline.errors import LocalProtocolError, RangeError, Refused
 from pipeline.mpc_runtime import Runtime, Shares
-from pipeline.plain_lasso import MARGIN, REFINEMENTS, RELAXATION, inversion_steps, schedule
-from pipeline.primitives import Arithmetic, fixed
-from pipeline.secret_scale import Scale, of_places, scale
+from pipeline.plain_lasso import MARGIN, REFINEMENTS, RELAXATION, STRICTER, Phase, inversion_steps, schedule
+from pipeline.plain_lasso import STEP_BITS as FACTOR_BITS
+from pipeline.primitives import Arithmetic, fixed, symmetric
+from pipeline.residues import Residues, concatenate, placed, stack
+from pipeline.secret_scale import Scale, of_places, rsqrt, scale
 from pipeline.share_convert import GramShare
 
 ONE = 1 << F
-STEP_BITS = 40  # fractional bits of the public factors in the inversion
+ROUGH = 2.0**-12  # accuracy of a rough inverse, before it is refined
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class Problem:
     exponents : of each column, where x' = round((x - c) 2^exponent) is what was shared; None at the third party,
         which must not know them.
     offsets : c 2^exponent, integers, of this party's own columns, in order; empty at the third party.
+    alphas : penalties to fit with; that of the model if empty.
     """
 
     model: Model
@@ -71,6 +79,7 @@ class Problem:
     outcome: int
     exponents: tuple[int, ...] | None
     offsets: tuple[int, ...]
+    alphas: tuple[float, ...] = ()
 
     @property
     def controllers(self) -> tuple[int, ...]:
@@ -79,6 +88,10 @@ class Problem:
     @property
     def features(self) -> int:
         return len(self.owners) - 1
+
+    @property
+    def penalties(self) -> tuple[float, ...]:
+        return self.alphas or (self.model.alpha,)
 
     @property
     def order(self) -> list[int]:
@@ -112,6 +125,16 @@ class Moments:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """The norms of the columns and their deviations, with their inverse square roots."""
+
+    norm: Scale
+    spread: Scale
+    norm_rsqrt: Shares
+    spread_rsqrt: Shares
+
+
+@dataclass(frozen=True)
 class Support:
     """Which coefficients are not zero, and their signs; entries are 0, 1 and -1."""
 
@@ -120,11 +143,23 @@ class Support:
 
 
 @dataclass(frozen=True)
+class Solved:
+    """For each penalty the coefficients, their support, and 1 where the conditions hold."""
+
+    b: Shares
+    support: Support
+    holds: Shares
+
+
+@dataclass(frozen=True)
 class Penalty:
-    """In the normalised scale: the penalties tau, the tolerances, and whether a sign does not matter (tau is tiny)."""
+    """In the normalised scale: the penalties tau, the tolerances, those after a polish with a large ridge, and whether
+    a sign does not matter (tau is tiny).
+    """
 
     tau: Shares
     tolerance: Shares
+    strict: Shares
     sign_is_free: Shares
 
 
@@ -138,38 +173,55 @@ async def fit(
     Raises Refused, at all parties alike: "constant-outcome", "spread" or
     "not-converged"; or the error that ended a link.
     """
+    return (await fit_path(runtime, gram, problem, progress))[0]
+
+
+async def fit_path(
+    runtime: Runtime, gram: GramShare, problem: Problem, progress: Callable[[int], None] | None = None
+) -> list[Fit]:
+    """As `fit`, for all the problem's penalties in the same rounds."""
     model = problem.model
-    sizes = plan(gram.records, problem.features, fit_intercept=model.fit_intercept, max_iterations=model.max_iterations)
+    sizes = plan(
+        gram.records,
+        problem.features,
+        fit_intercept=model.fit_intercept,
+        max_iterations=model.max_iterations,
+        problems=len(problem.penalties),
+    )
     mpc = Arithmetic(runtime, sizes.solver_field, sizes.statistical_bits)
     return await runtime.supervise(SecureLasso(mpc, sizes, gram, problem).fit(progress or (lambda _: None)))
 
 
 class SecureLasso:
-    """One fit; the methods are the functions of `plain_lasso.py`."""
+    """One fit, or several with the same features; the methods are the functions of `plain_lasso.py`."""
 
     def __init__(self, mpc: Arithmetic, sizes: Plan, gram: GramShare, problem: Problem) -> None:
         if gram.field != sizes.field:
             raise LocalProtocolError("the Gram matrix is shared in another field than planned")
         self.mpc = mpc
+        self.narrow = mpc.over(sizes.field)
         self.sizes = sizes
         self.gram = gram
         self.n = gram.records
         self.problem = problem
         self.model = problem.model
         self.d = problem.features
-        self.identity = np.eye(self.d, dtype=int).astype(object)
+        self.ones = np.ones(self.d, np.int64)
 
-    async def fit(self, progress: Callable[[int], None]) -> Fit:
+    async def fit(self, progress: Callable[[int], None]) -> list[Fit]:
         of = await self.moments()
-        norm, spread = await self.scales(of)
-        await self.refuse_constant_outcome(spread)
-        await self.refuse_small_spread(norm, spread)
-        correlation, q = await self.correlations(of, norm, spread)
-        penalty = await self.thresholds(norm, spread)
-        b, support, iterations = await self.solve(correlation, q, penalty, progress)
-        slopes = await self.slopes(b, support, norm)
-        unexplained = await self.unexplained(correlation, q, b, norm, spread)
-        return await self.open_results(iterations, slopes, unexplained, of, spread)
+        sizes, correlation, q = await self.standardise(of)
+        penalty, steps = await self.penalties_and_first_step(sizes, correlation, q)
+        b, support, iterations = await self.solve(correlation, q, penalty, steps, progress)
+        return await self.open_results(iterations, correlation, q, b, support, of, sizes)
+
+    async def penalties_and_first_step(
+        self, sizes: Sizes, correlation: Shares, q: Shares
+    ) -> tuple[Penalty, dict[int, tuple[Shares, Shares]]]:
+        """Two things that do not wait for one another; the steps are those `solve` begins with."""
+        first = next(schedule(self.model.max_iterations, self.model.fit_intercept))
+        penalty, step = await self.mpc.together(self.thresholds(sizes), self.x_step(correlation, q, first))
+        return penalty, {first.inverse_rho: step}
 
     # Preparation
 
@@ -177,13 +229,13 @@ class SecureLasso:
         """Form the moments as exact integers from the Gram matrix and the columns' offsets."""
         mpc, columns = self.mpc, self.d + 1
         order = [0, *(1 + j for j in self.problem.order)]
-        shares = self.gram.field.to_ints(self.gram.gram)[np.ix_(order, order)]
+        offsets = await self.offsets()
         upper = np.triu_indices(columns + 1)
-        entries = await mpc.lift(shares[upper], self.gram.field, self.sizes.gram_bits + 1)
-        gram = self.symmetric(entries, upper, columns + 1)
+        shares = Residues.of_words(self.gram.field, self.gram.gram[np.ix_(order, order)][upper])
+        gram = symmetric(await self.narrow.lift(shares, mpc), upper, columns + 1)
         sums, products = gram[0, 1:], gram[1:, 1:]
-        totals = sums + self.n * await self.offsets()
-        centred = self.n * products - sums.reshape(-1, 1) * sums
+        totals = (sums + offsets * self.n).carried()
+        centred = products * self.n - sums.reshape(-1, 1) * sums
         if self.model.fit_intercept:
             centred = await mpc.reduce(centred)
             return Moments(totals, centred, centred)
@@ -193,158 +245,172 @@ class SecureLasso:
 
     async def offsets(self) -> Shares:
         """The columns' offsets, secret inputs of their owners."""
-        shares, columns = [], []
-        for controller in self.problem.controllers:
-            own = [j for j, owner in enumerate(self.problem.owners) if owner == controller]
-            values = self.problem.offsets if controller == self.mpc.runtime.pid else None
-            if values is not None and any(abs(x) >> self.sizes.offset_bits for x in values):
-                raise RangeError("a column lies too far from zero for its spread; subtract a constant from it")
-            shares.append(await self.mpc.runtime.secret_input(self.mpc.field, controller, values, (len(own),)))
-            columns += own
-        return self.mpc.concatenate(*shares)[np.argsort(columns)][self.problem.order]
+        problem, me = self.problem, self.mpc.runtime.pid
+        if any(abs(x) >> self.sizes.offset_bits for x in problem.offsets):
+            raise RangeError("a column lies too far from zero for its spread; subtract a constant from it")
+        columns = {i: [j for j, owner in enumerate(problem.owners) if owner == i] for i in problem.controllers}
+        shapes = {i: (len(own),) for i, own in columns.items()}
+        own = {me: problem.offsets} if me in columns else {}
+        shares = await self.mpc.runtime.secret_inputs(self.mpc.field, own, shapes)
+        in_order = np.argsort(np.concatenate(list(columns.values())))
+        return concatenate(shares)[in_order][problem.order]
+
+    async def standardise(self, of: Moments) -> tuple[Sizes, Shares, Shares]:
+        """The columns' sizes, and R and q; refuses a constant outcome and too small a spread."""
+        mpc = self.mpc
+        norm, spread = await self.scales(of)
+        both = norm.mantissa if norm is spread else concatenate([norm.mantissa, spread.mantissa])
+        roots, _, scaled = await mpc.together(
+            rsqrt(mpc, both), self.refuse(norm, spread), self.scaled_squares(of, norm, spread)
+        )
+        columns = self.d + 1
+        sizes = Sizes(norm, spread, roots[:columns], roots[-columns:])
+        correlation, q = await self.correlations(scaled, sizes)
+        return sizes, correlation, q
 
     async def scales(self, of: Moments) -> tuple[Scale, Scale]:
         """The sizes of the squares (the columns' norms) and of the centred squares (their deviations)."""
         mpc, bits = self.mpc, self.sizes.square_bits
+        lowest = self.place_of(SPREAD_BITS)
+        diagonal = np.arange(self.d + 1)
         if self.model.fit_intercept:
-            norm = await scale(mpc, np.diag(of.squares), bits)
+            norm = await scale(mpc, of.squares[diagonal, diagonal], bits, lowest)
             return norm, norm
-        both = await scale(mpc, mpc.concatenate(np.diag(of.squares), np.diag(of.centred)), bits)
+        squares = [matrix[diagonal, diagonal] for matrix in (of.squares, of.centred)]
+        both = await scale(mpc, concatenate(squares), bits, lowest)
         columns = self.d + 1
         return both.columns(slice(columns)), both.columns(slice(columns, None))
 
-    async def refuse_constant_outcome(self, spread: Scale) -> None:
-        if await self.mpc.is_zero("outcome is constant", spread.at_least[-1, 0]):
-            raise Refused("constant-outcome", plain_lasso.constant_outcome())
+    def place_of(self, spread_bits: int) -> int:
+        """The smallest i with 4^i >= n^2 4^spread_bits: columns with a place from there on spread that much."""
+        return ((self.n**2).bit_length() + 2 * spread_bits + 1) // 2
 
-    async def refuse_small_spread(self, norm: Scale, spread: Scale) -> None:
-        """Refuse columns that vary, but so little that rounding to steps of their scale would show in the result.
-
-        Nor may the spread be too small against the mean, when there is no intercept.
+    async def refuse(self, norm: Scale, spread: Scale) -> None:
+        """Refuse a constant outcome; then columns that vary, but so little that rounding to steps of their scale
+        would show in the result. Nor may the spread be too small against the mean, when there is no intercept.
         """
         mpc = self.mpc
-        bits = [SPREAD_BITS] * self.d + [OUTCOME_SPREAD_BITS]
-        least = [((self.n**2).bit_length() + 2 * b + 1) // 2 for b in bits]  # 4^least >= n^2 4^b
-        small = spread.at_least[:, 0] - spread.at_least[np.arange(self.d + 1), least]
+        if await mpc.is_zero("outcome is constant", spread.positive[-1]):
+            raise Refused("constant-outcome", plain_lasso.constant_outcome())
+        least = [self.place_of(SPREAD_BITS)] * self.d + [self.place_of(OUTCOME_SPREAD_BITS)]
+        large = stack([spread.at_least(j, place) for j, place in enumerate(least)])
         comparable = await of_places(mpc, lambda i: int(abs(i) <= RATIO_BITS), norm.one_hot, norm.one_hot[-1:])
-        faults = small.sum() + (norm.at_least[:, 0] - comparable).sum()
+        faults = (spread.positive - large).sum() + (norm.positive - comparable).sum()
         if not self.model.fit_intercept:
             near = await of_places(mpc, lambda i: int(0 <= i <= MEAN_TO_SPREAD_BITS), norm.one_hot, spread.one_hot)
-            faults = faults + (spread.at_least[:, 0] - near).sum()
+            faults = faults + (spread.positive - near).sum()
         if not await mpc.is_zero("spread is too small", faults):
-            raise Refused(
-                "spread",
-                plain_lasso.too_little_spread(),
-            )
+            raise Refused("spread", plain_lasso.too_little_spread())
 
-    async def correlations(self, of: Moments, norm: Scale, spread: Scale) -> tuple[Shares, Shares]:
+    async def scaled_squares(self, of: Moments, norm: Scale, spread: Scale) -> Shares:
+        """Products of columns, in the upper triangle, divided by the powers of two of both; 0 where one is constant."""
+        mpc = self.mpc
+        i, j = np.triu_indices(self.d + 1, 1)
+        factors = await mpc.reduce(norm.factor[i] * norm.factor[j])
+        scaled = mpc.product(of.squares[i, j], factors, norm.bits - F, norm.bits + 2)
+        both_vary = mpc.reduce(spread.positive[i] * spread.positive[j])
+        scaled, both_vary = await mpc.together(scaled, both_vary)
+        return await mpc.reduce(scaled * both_vary)
+
+    async def correlations(self, scaled: Shares, sizes: Sizes) -> tuple[Shares, Shares]:
         """R and q; rows and columns of features that are constant over the records are zero."""
         mpc, columns = self.mpc, self.d + 1
-        varies = spread.at_least[:, 0]
         i, j = upper = np.triu_indices(columns, 1)
-        factors = mpc.concatenate(norm.factor[i] * norm.factor[j], varies[i] * varies[j])
-        factors, both_vary = mpc.split(await mpc.reduce(factors), i.shape, i.shape)
-        scaled = await mpc.product(of.squares[i, j], factors, norm.bits - F, norm.bits + 2)
-        roots = await mpc.product(norm.rsqrt[i], norm.rsqrt[j], F, 2 * F + 12)
+        roots = await mpc.product(sizes.norm_rsqrt[i], sizes.norm_rsqrt[j], F, 2 * F + 12)
+        varies = sizes.spread.positive
         entries = await mpc.product(scaled, roots, F, 2 * F + 12)
-        entries = await mpc.reduce(entries * both_vary)
-        correlation = self.symmetric(entries, upper, columns, diagonal=varies * ONE)
+        correlation = symmetric(entries, upper, columns, diagonal=varies * ONE)
         return correlation[:-1, :-1], correlation[:-1, -1]
-
-    def symmetric(self, entries: Shares, upper: Any, size: int, diagonal: Shares = None) -> Shares:
-        """The symmetric matrix with these entries in the upper triangle."""
-        matrix = np.zeros((size, size), dtype=object)
-        matrix[upper] = entries.value
-        matrix.T[upper] = entries.value
-        if diagonal is not None:
-            np.fill_diagonal(matrix, diagonal.value)
-        return self.mpc.field.array(matrix, check=False)
 
     # Penalties
 
-    async def thresholds(self, norm: Scale, spread: Scale) -> Penalty:
+    async def thresholds(self, sizes: Sizes) -> Penalty:
         """The penalties tau and the tolerances of the optimality conditions, in the normalised scale.
 
         With w_j the deviation s_j of a feature, or 1 when it is not standardised, u_j its norm and u, s those of
         the outcome: tau_j = alpha (w_j / u_j) / u, tolerance_j = tolerance (w_j / u_j) (s / u).
         """
         mpc, model, features = self.mpc, self.model, slice(self.d)
+        alphas = self.problem.penalties
+        shape = (len(alphas), self.d)
         if model.standardize:
             limit = THRESHOLD_LIMIT << (0 if model.fit_intercept else MEAN_TO_SPREAD_BITS + 1)
-            per_norm = await self.per_norm(norm, [self.d], model.alpha, limit)
-            tau = mpc.field.array(np.repeat(per_norm.value, self.d))
+            tau = (await self.per_norm(sizes, [(self.d, alpha) for alpha in alphas], limit)).reshape(-1, 1)
             relative = mpc.public([fixed(model.tolerance)] * self.d)
         else:
-            tau = await self.per_two_norms(norm, model.alpha)
-            relative = await self.per_norm(norm, list(range(self.d)), model.tolerance, 1)
+            tau, relative = await mpc.together(
+                self.per_two_norms(sizes, alphas),
+                self.per_norm(sizes, [(j, model.tolerance) for j in range(self.d)], 1),
+            )
         if not model.fit_intercept:
-            ratios = await self.deviation_per_norm(norm, spread)
+            ratios = await self.deviation_per_norm(sizes)
             if model.standardize:
                 tau = await mpc.product(tau, ratios[features], F, 2 * F + MEAN_TO_SPREAD_BITS + 8)
                 tau = await self.at_most(THRESHOLD_LIMIT, tau)
                 relative = await mpc.product(relative, ratios[features], F, 2 * F + 8)
             relative = await mpc.product(relative, ratios[-1:], F, 2 * F + 8)
-        tau = tau + (1 - spread.at_least[features, 0]) * ONE  # a constant feature is removed
-        tau = tau + 4  # units in the last place: not negative by rounding, or both sides of 0 would be beyond it
+        constant = (1 - sizes.spread.positive[features]) * ONE  # a constant feature is removed
+        tau = (tau.broadcast(*shape) + constant).carried()
+        tau = tau + 8  # units in the last place: not negative by rounding, or both sides of 0 would be beyond it
         floor = fixed(smallest_tolerance(self.d))
-        tolerance = await mpc.truncate((relative + floor) * fixed(MARGIN), F, 2 * F + 8)
-        sign_is_free = await mpc.nonnegative(tolerance - 8 * tau, F + 10)
-        return Penalty(tau, tolerance, sign_is_free)
+        margins = [(relative + floor) * fixed(MARGIN), relative * fixed(MARGIN / STRICTER) + floor * fixed(MARGIN)]
+        both = await mpc.truncate(stack(margins), F, 2 * F + 8)
+        tolerance, strict = both[0].broadcast(*shape), both[1].broadcast(*shape)
+        sign_is_free = await mpc.nonnegative(tolerance - tau * 8, F + 10)
+        return Penalty(tau, tolerance, strict, sign_is_free)
 
-    async def per_norm(self, norm: Scale, columns: list[int], value: float, limit: int) -> Shares:
-        """Return value / norm of these columns, norms in the columns' own units; cut between limit and 2 limit.
+    async def per_norm(self, sizes: Sizes, wanted: Sequence[tuple[int, float]], limit: int) -> Shares:
+        """Return value / norm for pairs of a column and a value, norms in the columns' own units; cut between limit
+        and 2 limit.
 
         A norm is mantissa^(1/2) 2^(place + 1 - exponent) / n. The power of two is selected from a table that a
         controller enters, for the exponents are none of the third party's business.
         """
-        mpc = self.mpc
+        mpc, norm = self.mpc, sizes.norm
+        columns = [j for j, _ in wanted]
 
-        def table(exponents: Sequence[int]) -> list[Fraction]:
-            return [
-                Fraction(value) * self.n * _power(exponents[j] - 1 - i) for j in columns for i in range(norm.places)
-            ]
+        def table(exponents: Sequence[int]) -> list[int]:
+            powers = [(Fraction(value) * self.n, exponents[j] - 1) for j, value in wanted]
+            return [x for value, power in powers for x in _halvings(value, power, norm.places, limit)]
 
-        entered = await self.enter(table, limit, (len(columns), norm.places))
+        entered = await self.enter(table, (len(columns), norm.places))
         selected = await mpc.reduce((entered * norm.one_hot[columns]).sum(axis=1))
-        return await mpc.product(selected, norm.rsqrt[columns], F, 2 * F + MEAN_TO_SPREAD_BITS + 8)
+        return await mpc.product(selected, sizes.norm_rsqrt[columns], F, 2 * F + MEAN_TO_SPREAD_BITS + 8)
 
     async def at_most(self, limit: int, x: Shares) -> Shares:
         excess = x - limit * ONE
         above = await self.mpc.nonnegative(excess, F + MEAN_TO_SPREAD_BITS + 8)
         return x - await self.mpc.reduce(above * excess)
 
-    async def per_two_norms(self, norm: Scale, value: float) -> Shares:
-        """Return value / (norm of the feature * norm of the outcome), cut at 1 to 4 times THRESHOLD_LIMIT.
+    async def per_two_norms(self, sizes: Sizes, values: Sequence[float]) -> Shares:
+        """Return value / (norm of the feature * norm of the outcome), shape (values, features), cut at 1 to 4 times
+        THRESHOLD_LIMIT.
 
         As in `per_norm`; the table has one entry for each sum of the two places.
         """
-        mpc, d, places = self.mpc, self.d, norm.places
+        mpc, d, norm = self.mpc, self.d, sizes.norm
+        places = norm.places
 
-        def table(exponents: Sequence[int]) -> list[Fraction]:
-            sums = range(2 * places - 1)
-            return [
-                Fraction(value) * self.n**2 * _power(exponents[j] + exponents[-1] - 2 - i)
-                for j in range(d)
-                for i in sums
+        def table(exponents: Sequence[int]) -> list[int]:
+            powers = [
+                (Fraction(value) * self.n**2, exponents[j] + exponents[-1] - 2) for value in values for j in range(d)
             ]
+            return [x for value, power in powers for x in _halvings(value, power, 2 * places - 1, THRESHOLD_LIMIT)]
 
-        entered = await self.enter(table, THRESHOLD_LIMIT, (d, 2 * places - 1))
-        windows = np.lib.stride_tricks.sliding_window_view(entered.value, places, axis=1)
-        rows = mpc.field.array(windows.reshape(-1, places), check=False)
-        for_outcome = await mpc.reduce((rows @ norm.one_hot[-1]).reshape(d, places))
-        selected = await mpc.reduce((for_outcome * norm.one_hot[:-1]).sum(axis=1))
-        roots = await mpc.product(norm.rsqrt[:-1], norm.rsqrt[-1:], F, 2 * F + 12)
+        entered = await self.enter(table, (len(values) * d, 2 * places - 1))
+        limbs = np.lib.stride_tricks.sliding_window_view(entered.limbs, places, axis=2)
+        windows = Residues(mpc.field, limbs, entered.bound)
+        for_outcome = await mpc.reduce((windows @ norm.one_hot[-1].reshape(-1, 1)).reshape(len(values), d, places))
+        selected = mpc.reduce((for_outcome * norm.one_hot[:-1]).sum())
+        roots = mpc.product(sizes.norm_rsqrt[:-1], sizes.norm_rsqrt[-1:], F, 2 * F + 12)
+        selected, roots = await mpc.together(selected, roots)
         return await mpc.product(selected, roots, F, 2 * F + 12)
 
-    async def enter(
-        self, table: Callable[[Sequence[int]], list[Fraction]], limit: int, shape: tuple[int, int]
-    ) -> Shares:
-        """A secret input of the outcome's owner: a fixed-point table, cut at `limit`, made from the exponents."""
+    async def enter(self, table: Callable[[Sequence[int]], list[int]], shape: tuple[int, int]) -> Shares:
+        """A secret input of the outcome's owner: a table of integers made from the exponents."""
         owner = self.problem.owners[self.problem.outcome]
-        values = None
-        if self.mpc.runtime.pid == owner:
-            values = [round(min(x, Fraction(limit)) * ONE) for x in table(self.exponents)]
-        return await self.mpc.runtime.secret_input(self.mpc.field, owner, values, shape)
+        own = {owner: table(self.exponents)} if self.mpc.runtime.pid == owner else {}
+        return (await self.mpc.runtime.secret_inputs(self.mpc.field, own, {owner: shape}))[0]
 
     @property
     def exponents(self) -> list[int]:
@@ -353,139 +419,270 @@ class SecureLasso:
             raise LocalProtocolError("the third party does not know the exponents")
         return [self.problem.exponents[j] for j in self.problem.order]
 
-    async def deviation_per_norm(self, norm: Scale, spread: Scale) -> Shares:
+    async def deviation_per_norm(self, sizes: Sizes) -> Shares:
         """Standard deviation per root mean square, in [0, 1], of each column."""
-        mpc = self.mpc
-        root = await mpc.product(spread.mantissa, spread.rsqrt, F, 2 * F + 8)
-        root = await mpc.product(root, norm.rsqrt, F, 2 * F + 8)
+        mpc, norm, spread = self.mpc, sizes.norm, sizes.spread
+        root = await mpc.product(spread.mantissa, sizes.spread_rsqrt, F, 2 * F + 8)
+        root = await mpc.product(root, sizes.norm_rsqrt, F, 2 * F + 8)
         power = await of_places(mpc, lambda i: 1 << F - i if 0 <= i <= F else 0, norm.one_hot, spread.one_hot)
         return await mpc.product(root, power, F, 2 * F + 8)
 
     # Solution
 
     async def inverse(self, matrix: Shares, lowest: float, highest: float) -> Shares:
-        """The inverse of a symmetric matrix with eigenvalues in [lowest, highest]."""
-        mpc = self.mpc
-        upper = np.triu_indices(self.d)
-        bits = 2 * F + max(0, int(-np.log2(lowest))) + 12
-        x = mpc.public(self.identity * fixed(1 / highest))
+        """The inverses of symmetric matrices with eigenvalues in [lowest, highest]."""
+        mpc, upper = self.mpc, np.triu_indices(self.d)
+        bits = 2 * F + FACTOR_BITS + max(0, int(-np.log2(lowest))) + 14
+        x = self.scaled_identity(mpc, fixed(1 / highest))
         for m in inversion_steps(lowest, highest):
-            y = mpc.matmul(matrix, x) * fixed(m * m, STEP_BITS)
-            y = await mpc.truncate(y, F + STEP_BITS, 2 * F + STEP_BITS + 8)
-            x = mpc.matmul(x, self.identity * fixed(2 * m) - y)
-            x = self.symmetric(await mpc.truncate(x[upper], F, bits), upper, self.d)
+            x = await self.newton_step(mpc, matrix, x, m, F, bits, upper)
         return x
 
+    def scaled_identity(self, mpc: Arithmetic, value: int) -> Shares:
+        return placed(mpc.field, value, np.eye(self.d))
+
+    async def rough_inverse(self, matrix: Shares, lowest: float, highest: float) -> Shares:
+        """The same up to about ROUGH, with COARSE_BITS fractional bits, computed in the field of 127 bits.
+
+        matrix : of degree 1 or 2, at F bits.
+        """
+        mpc, narrow, bits = self.mpc, self.narrow, self.sizes.inverse_bits
+        i, j = upper = np.triu_indices(self.d)
+        entries = await mpc.convert(matrix[..., i, j], narrow, F - bits, F + 4)
+        matrix = symmetric(entries, upper, self.d)
+        x = self.scaled_identity(narrow, fixed(1 / highest, bits))
+        room = 2 * bits + INVERSE_HEADROOM
+        for m in inversion_steps(lowest, highest, ROUGH):
+            x = await self.newton_step(narrow, matrix, x, m, bits, room, upper)
+        wide = await narrow.convert(x[..., i, j], mpc, 0, bits + INVERSE_HEADROOM)
+        return symmetric(wide << COARSE_BITS - bits, upper, self.d)
+
+    async def newton_step(
+        self, mpc: Arithmetic, matrix: Shares, x: Shares, m: float, f: int, bits: int, upper: Any
+    ) -> Shares:
+        """Return m X (2 - m K X), with f fractional bits; products have at most `bits`. Two rounds."""
+        i, j = upper
+        factor = fixed(m, FACTOR_BITS)
+        y = await mpc.truncate((matrix @ x) * factor, f + FACTOR_BITS, 2 * f + FACTOR_BITS + 6)
+        x = x @ (self.scaled_identity(mpc, 2 << f) - y)
+        x = await mpc.truncate(x[..., i, j] * factor, f + FACTOR_BITS, bits)
+        return symmetric(x, upper, self.d)
+
     async def solve(
-        self, correlation: Shares, q: Shares, penalty: Penalty, progress: Callable[[int], None]
+        self,
+        correlation: Shares,
+        q: Shares,
+        penalty: Penalty,
+        steps: dict[int, tuple[Shares, Shares]],
+        progress: Callable[[int], None],
     ) -> tuple[Shares, Support, int]:
-        """Return the normalised coefficients, their support and the number of iterations."""
+        """Return the normalised coefficients, their support and the number of iterations.
+
+        steps : what `x_step` returned for some values of 1/rho.
+        """
         mpc = self.mpc
-        steps: dict[int, tuple[Shares, Shares]] = {}
-        z = u = mpc.public([0] * self.d)
-        previous, iterations = 1, 0
+        z = u = Residues.zeros(mpc.field, *penalty.tau.shape)
+        found: Solved | None = None
+        previous, iterations = None, 0
         for phase in schedule(self.model.max_iterations, self.model.fit_intercept):
             if phase.inverse_rho not in steps:
-                steps[phase.inverse_rho] = await self.x_step(correlation, q, 1 / phase.inverse_rho)
-            at_zero, linear = steps[phase.inverse_rho]
-            threshold = penalty.tau * phase.inverse_rho
-            if iterations:
-                u = await mpc.truncate(u * fixed(phase.inverse_rho / previous), F, 2 * F + ITERATE_BITS + 8)
-            for _ in range(phase.iterations):
-                x = linear @ (z - u) + z * fixed(1 - RELAXATION)
-                v = at_zero + u + await mpc.truncate(x, F, 2 * F + ITERATE_BITS)
-                z, support = await self.soft_threshold(v, threshold)
-                u = v - z
-            previous = phase.inverse_rho
+                steps[phase.inverse_rho] = await self.x_step(correlation, q, phase)
+            threshold = await self.at_precision(penalty.tau * phase.inverse_rho, F, phase) + 8
+            if previous:
+                z, u = await self.rescaled(z, u, previous, phase)
+            z, u, support = await self.iterate(steps[phase.inverse_rho], z, u, threshold, phase)
+            previous = phase
             iterations += phase.iterations
-            b, support = await self.polish(correlation, q, penalty, z, support)
+            b, support = await self.polish(correlation, q, penalty, z << F - fraction_bits(phase), support, phase)
             progress(iterations)
-            if await self.conditions_hold(correlation, q, penalty, b, support):
-                return b, support, iterations
+            tolerance = penalty.strict if phase.has_large_ridge else penalty.tolerance
+            holds = await self.conditions_hold(correlation, q, penalty.tau, tolerance, b, support)
+            found = await self.best(found, Solved(b, support, holds))
+            if await mpc.is_zero("conditions hold", found.holds.size - found.holds.ravel().sum()):
+                return found.b, found.support, iterations
         raise Refused("not-converged", plain_lasso.not_converged(iterations))
 
-    async def x_step(self, correlation: Shares, q: Shares, rho: float) -> tuple[Shares, Shares]:
-        """The relaxed step RELAXATION (R + rho I)^-1 (q + rho (z - u)) as a constant and a matrix for z - u."""
-        mpc, d = self.mpc, self.d
-        shrink = await self.inverse(correlation + self.identity * fixed(rho), rho, d + rho)
-        at_zero = await mpc.truncate(shrink @ q, F, 2 * F + ITERATE_BITS)
-        both = mpc.concatenate(at_zero * fixed(RELAXATION), shrink * fixed(RELAXATION * rho))
-        at_zero, linear = mpc.split(await mpc.truncate(both, F, 2 * F + ITERATE_BITS + 2), (d,), (d, d))
-        return at_zero, linear
-
-    async def soft_threshold(self, v: Shares, threshold: Shares) -> tuple[Shares, Support]:
-        """Move v towards zero by the threshold; return the result with its support."""
+    async def best(self, found: Solved | None, new: Solved) -> Solved:
+        """For each penalty what has satisfied the conditions first, or the newest."""
+        if found is None or new.holds.size == 1:
+            return new
         mpc = self.mpc
-        sides = mpc.concatenate(v - threshold - 1, -v - threshold - 1)
-        above, below = mpc.split(await mpc.nonnegative(sides, F + ITERATE_BITS), v.shape, v.shape)
-        support = Support(above + below, above - below)
-        return await mpc.reduce(support.active * v - support.sign * threshold), support
+        keep = found.holds.reshape(-1, 1)
+        pairs = [(found.b, new.b), (found.support.active, new.support.active), (found.support.sign, new.support.sign)]
+        products = [keep * (old - fresh) for old, fresh in pairs] + [found.holds * new.holds]
+        *changes, both = mpc.split(await mpc.reduce(mpc.concatenate(*products)), *(x.shape for x in products))
+        b, active, sign = (fresh + change for (_, fresh), change in zip(pairs, changes, strict=True))
+        return Solved(b, Support(active, sign), found.holds + new.holds - both)
+
+    async def at_precision(self, x: Shares, bits: int, phase: Phase) -> Shares:
+        """Numbers with `bits` fractional bits, below 2^ITERATE_BITS, with those of a phase."""
+        wanted = fraction_bits(phase)
+        return x if wanted == bits else await self.mpc.truncate(x, bits - wanted, bits + ITERATE_BITS + 2)
+
+    async def rescaled(self, z: Shares, u: Shares, previous: Phase, phase: Phase) -> tuple[Shares, Shares]:
+        """The iterates of one phase for the next: u is in units of rho."""
+        mpc, f = self.mpc, F
+        z, u = (x << F - fraction_bits(previous) for x in (z, u))
+        ratio = fixed(Fraction(phase.inverse_rho, previous.inverse_rho))
+        u = await mpc.truncate(u * mpc.public(ratio), f, 2 * f + ITERATE_BITS + 8)
+        both = await self.at_precision(mpc.concatenate(z, u), F, phase)
+        z, u = mpc.split(both, z.shape, u.shape)
+        return z, u
+
+    async def x_step(self, correlation: Shares, q: Shares, phase: Phase) -> tuple[Shares, Shares]:
+        """The relaxed step RELAXATION (R + rho I)^-1 (q + rho (z - u)) as a constant and a matrix for z - u."""
+        mpc, f = self.mpc, fraction_bits(phase)
+        rho = 1 / phase.inverse_rho
+        matrix = correlation + self.scaled_identity(mpc, fixed(rho))
+        if phase.coarse:
+            rough = await self.rough_inverse(matrix, rho, self.d + rho)
+            y = await mpc.truncate(rough @ matrix, F, F + f + 12)
+            shrink = await mpc.truncate(rough @ (self.scaled_identity(mpc, 2 << f) - y), f, 2 * f + 16)
+        else:
+            shrink = await self.inverse(matrix, rho, self.d + rho)
+        scaled = fixed(RELAXATION * rho, f)
+        linear = mpc.truncate(shrink * mpc.public(scaled), f, 2 * f + ITERATE_BITS + 2)
+        at_zero = shrink @ q.reshape(-1, 1) * fixed(RELAXATION, 2)
+        at_zero, linear = await mpc.together(mpc.truncate(at_zero, F + 2, F + f + ITERATE_BITS + 4), linear)
+        return at_zero.reshape(-1), linear
+
+    async def iterate(
+        self, step: tuple[Shares, Shares], z: Shares, u: Shares, threshold: Shares, phase: Phase
+    ) -> tuple[Shares, Shares, Support]:
+        """The iterations of a phase, five rounds each: x-step, soft-threshold, dual step.
+
+        The sides of the soft-threshold are compared before the product in them is
+        truncated, in the same rounds; the bits are made a product at once.
+        """
+        mpc, f = self.mpc, fraction_bits(phase)
+        at_zero, linear = step
+        support = None
+        for k in range(phase.iterations):
+            exact = ((at_zero + u) << f) + z * mpc.public(fixed(1 - RELAXATION, f)) + (z - u) @ linear
+            limit = (threshold + 1) << f
+            comparison = mpc.comparison(2 * z.size, 2 * f + ITERATE_BITS + 2)
+            sides = stack([exact - limit, -exact - limit])
+            truncated = self.sides_times_known(exact, threshold, comparison, f)
+            _, (v, sides, known) = await mpc.together(comparison.run(sides.ravel()), truncated)
+            moved = comparison.times(sides.ravel(), known).reshape(*sides.shape)
+            moved = moved[0] - moved[1]
+            if k + 1 < phase.iterations:
+                z = await mpc.reduce(moved)
+            else:
+                z, bits = mpc.split(await mpc.reduce(mpc.concatenate(moved, comparison.times())), z.shape, sides.shape)
+                support = Support(bits[0] + bits[1], bits[0] - bits[1])
+            u = (v - z).carried()
+        if support is None:
+            raise LocalProtocolError("a phase without iterations")
+        return z, u, support
+
+    async def sides_times_known(
+        self, exact: Shares, threshold: Shares, comparison: Any, f: int
+    ) -> tuple[Shares, Shares, Shares]:
+        """v, how far it is beyond either threshold, and that times what the holders know of the comparison."""
+        v = await self.mpc.truncate(exact, f, 2 * f + ITERATE_BITS + 2)
+        sides = stack([v - threshold, -v - threshold])
+        return v, sides, await self.mpc.reduce(comparison.holders_bit * sides.ravel())
 
     async def polish(
-        self, correlation: Shares, q: Shares, penalty: Penalty, z: Shares, support: Support
+        self, correlation: Shares, q: Shares, penalty: Penalty, z: Shares, support: Support, phase: Phase
     ) -> tuple[Shares, Support]:
         """Solve R b = q - tau sign on the support, near z; drop coefficients whose sign does not agree."""
         mpc, d = self.mpc, self.d
         i, j = upper = np.triu_indices(d, 1)
-        products = support.active[i] * support.active[j], support.active * q - support.sign * penalty.tau
-        both, right_side = mpc.split(await mpc.reduce(mpc.concatenate(*products)), i.shape, (d,))
-        ones = mpc.public([ONE] * d)
-        equations = self.symmetric(await mpc.reduce(both * correlation[i, j]), upper, d, diagonal=ones)
-        with_ridge = equations + self.identity * (ONE >> RIDGE_BITS)
-        approximate_inverse = await self.inverse(with_ridge, 2.0 ** -(RIDGE_BITS + 1), d + 1)
+        active, sign = support.active, support.sign
+        products = active[..., i] * active[..., j], active * q - sign * penalty.tau
+        shapes = products[0].shape, z.shape
+        both, right_side = mpc.split(await mpc.reduce(mpc.concatenate(*products)), *shapes)
+        entries = both * correlation[i, j]
+        ridge = 2.0**-phase.ridge_bits
+        if phase.has_large_ridge:
+            f = COARSE_BITS
+            with_ridge = symmetric(entries, upper, d, diagonal=placed(mpc.field, fixed(1 + ridge), self.ones))
+            entries, approximate_inverse = await mpc.together(
+                mpc.reduce(entries), self.rough_inverse(with_ridge, ridge / 2, d + 1)
+            )
+            equations = symmetric(entries, upper, d, diagonal=placed(mpc.field, ONE, self.ones))
+        else:
+            f = F
+            equations = symmetric(await mpc.reduce(entries), upper, d, diagonal=placed(mpc.field, ONE, self.ones))
+            approximate_inverse = await self.inverse(
+                equations + self.scaled_identity(mpc, ONE >> phase.ridge_bits), ridge / 2, d + 1
+            )
         b = z
         for _ in range(REFINEMENTS):
-            residual = right_side - await mpc.truncate(equations @ b, F, 2 * F + POLISH_BITS + 10)
-            b = b + await mpc.truncate(approximate_inverse @ residual, F, 2 * F + POLISH_BITS + 10)
-        signed = await mpc.reduce(support.sign * b) + penalty.sign_is_free * (ONE << POLISH_BITS)
-        agrees = await mpc.nonnegative(signed, F + POLISH_BITS + 3)
-        kept = await mpc.reduce(mpc.concatenate(agrees * support.active, agrees * support.sign))
-        support = Support(*mpc.split(kept, (d,), (d,)))
-        return await mpc.reduce(support.active * b), support
+            fitted = (equations @ b.reshape(*b.shape, 1)).reshape(*b.shape)
+            residual = right_side - await mpc.truncate(fitted, F, 2 * F + POLISH_BITS + 10)
+            change = (approximate_inverse @ residual.reshape(*b.shape, 1)).reshape(*b.shape)
+            b = (b + await mpc.truncate(change, f, F + f + POLISH_BITS + 10)).carried()
+        signed = sign * b + penalty.sign_is_free * (ONE << POLISH_BITS)
+        comparison = mpc.comparison(b.size, F + POLISH_BITS + 3)
+        _, (values, known) = await mpc.together(
+            comparison.run(signed.ravel()), self.times_known(active, sign, b, comparison)
+        )
+        kept = [comparison.times(value, times) for value, times in zip(values, known, strict=True)]
+        b, active, sign = mpc.split(await mpc.reduce(mpc.concatenate(*kept)), *[b.shape] * 3)
+        return b, Support(active, sign)
+
+    async def times_known(
+        self, active: Shares, sign: Shares, b: Shares, comparison: Any
+    ) -> tuple[list[Shares], list[Shares]]:
+        """b on the support, the support and the signs, each flat, and these times what the holders know."""
+        mpc = self.mpc
+        values = [(await mpc.reduce(active * b)).ravel(), active.ravel(), sign.ravel()]
+        products = mpc.concatenate(*(comparison.holders_bit * value for value in values))
+        return values, mpc.split(await mpc.reduce(products), *[(b.size,)] * 3)
 
     async def conditions_hold(
-        self, correlation: Shares, q: Shares, penalty: Penalty, b: Shares, support: Support
-    ) -> bool:
-        """Open whether b satisfies the optimality conditions of the lasso within the tolerance."""
-        mpc, tau = self.mpc, penalty.tau
-        gradient = q - await mpc.truncate(correlation @ b, F, 2 * F + POLISH_BITS + 10)
-        products = await mpc.reduce(mpc.concatenate(support.sign * tau, (1 - support.active) * tau))
-        signed, inactive = mpc.split(products, tau.shape, tau.shape)
-        off, allowed = gradient - signed, penalty.tolerance + inactive
-        limit = mpc.public([ONE << COEFFICIENT_BITS] * self.d)
-        margins = mpc.concatenate(allowed - off, allowed + off, limit - b, limit + b)
-        holds = await mpc.nonnegative(margins, F + POLISH_BITS + 12)
-        return await mpc.is_zero("conditions hold", margins.size - holds.sum())
+        self, correlation: Shares, q: Shares, tau: Shares, tolerance: Shares, b: Shares, support: Support
+    ) -> Shares:
+        """For each penalty 1 where b satisfies the optimality conditions of the lasso within the tolerance, else 0.
+
+        For a single one the number of conditions that do not hold, less 1, is taken off: it is 1 if all hold.
+        """
+        mpc = self.mpc
+        off = (q << F) - b @ correlation - (support.sign * tau << F)
+        allowed = tolerance + (1 - support.active) * tau << F
+        limit = placed(mpc.field, ONE << COEFFICIENT_BITS, self.ones)
+        margins = concatenate([allowed - off, allowed + off, limit - b << F, limit + b << F], axis=-1)
+        holds = (await mpc.nonnegative(margins, 2 * F + POLISH_BITS + 12)).sum()
+        missing = holds - margins.shape[-1]
+        if missing.size == 1:
+            return missing + 1
+        return await mpc.nonnegative(missing, margins.shape[-1].bit_length() + 2)
 
     # Results
 
-    async def slopes(self, b: Shares, support: Support, norm: Scale) -> Shares:
+    async def slopes(self, b: Shares, support: Support, sizes: Sizes) -> Shares:
         """Integers: slopes in steps of the outcome per step of the feature, times 2^SLOPE_BITS; 0 off the support.
 
         A slope is b (mantissa / mantissa_j)^(1/2) 2^(place - place_j), symbols without j those of the outcome. It
         has so many fractional bits before the multiplication by the power of two that rounding after it leaves no
         zeros at the end, which would tell the power.
         """
-        mpc = self.mpc
-        root = await mpc.product(norm.mantissa[-1:], norm.rsqrt[-1:], F, 2 * F + 8)
-        roots = await mpc.product(norm.rsqrt[:-1], root, F, 2 * F + 8)
-        wide = await mpc.product(b, roots, 2 * F - WIDE_FRACTIONAL_BITS, 2 * F + COEFFICIENT_BITS + 4)
-        power = await of_places(
-            mpc, lambda i: 1 << RATIO_BITS - i if abs(i) <= RATIO_BITS else 0, norm.one_hot[:-1], norm.one_hot[-1:]
+        mpc, norm = self.mpc, sizes.norm
+        root, power = await mpc.together(
+            mpc.product(norm.mantissa[-1:], sizes.norm_rsqrt[-1:], F, 2 * F + 8),
+            of_places(
+                mpc, lambda i: 1 << RATIO_BITS - i if abs(i) <= RATIO_BITS else 0, norm.one_hot[:-1], norm.one_hot[-1:]
+            ),
         )
+        roots = await mpc.product(sizes.norm_rsqrt[:-1], root, F, 2 * F + 8)
+        wide = await mpc.product(b, roots, 2 * F - WIDE_FRACTIONAL_BITS, 2 * F + COEFFICIENT_BITS + 4)
         bits = WIDE_FRACTIONAL_BITS + COEFFICIENT_BITS + 2 * RATIO_BITS + 2
         slopes = await mpc.product(wide, power, WIDE_FRACTIONAL_BITS + RATIO_BITS - SLOPE_BITS, bits)
         return await mpc.reduce(support.active * slopes)
 
-    async def unexplained(self, correlation: Shares, q: Shares, b: Shares, norm: Scale, spread: Scale) -> Shares:
+    async def unexplained(self, correlation: Shares, q: Shares, b: Shares, sizes: Sizes) -> Shares:
         """Mean square of the residuals per variance of the outcome: (1 - 2 q'b + b'Rb) (norm / deviation)^2."""
-        mpc = self.mpc
-        fitted = await mpc.truncate(correlation @ b, F, 2 * F + COEFFICIENT_BITS + 10)
-        explained = (2 * q - fitted).reshape(1, -1) @ b.reshape(-1, 1)
-        share = ONE - await mpc.truncate(explained.reshape(1), F, 2 * F + 2 * COEFFICIENT_BITS + 12)
+        mpc, norm, spread = self.mpc, sizes.norm, sizes.spread
+        fitted = await mpc.truncate(b @ correlation, F, 2 * F + COEFFICIENT_BITS + 10)
+        explained = ((q * 2 - fitted) * b).sum()
+        share = ONE - await mpc.truncate(explained, F, 2 * F + 2 * COEFFICIENT_BITS + 12)
         if self.model.fit_intercept:
             return share
-        roots = await mpc.product(spread.rsqrt[-1:], spread.rsqrt[-1:], F, 2 * F + 8)
+        root = sizes.spread_rsqrt[-1:]
+        roots = await mpc.product(root, root, F, 2 * F + 8)
         ratio = await mpc.product(norm.mantissa[-1:], roots, F, 2 * F + 8)
         limited = await mpc.product(share, ratio, F, 2 * F + 8)
         power = await of_places(
@@ -494,42 +691,63 @@ class SecureLasso:
         return await mpc.reduce(limited * power)
 
     async def open_results(
-        self, iterations: int, slopes: Shares, unexplained: Shares, of: Moments, spread: Scale
-    ) -> Fit:
-        """Open slopes, intercept, r2 and the outcome's variance to the controllers, rounded (by noise)."""
-        mpc, n = self.mpc, self.n
-        steps = await self.open_("slopes", slopes)
-        intercept = None
-        if self.model.fit_intercept:
-            line = slopes.reshape(1, -1) @ of.totals[:-1].reshape(-1, 1)
-            exact = of.totals[-1:] * (1 << SLOPE_BITS) - await mpc.reduce(line.reshape(1))
-            noise = mpc.noise(1, SLOPE_BITS + INTERCEPT_NOISE_BITS + n.bit_length() - 1)
-            intercept = await self.open_("intercept", exact + noise)
-        r2 = await self.open_("r2", ONE - unexplained + mpc.noise(1, F - R2_BITS))
-        place = spread.one_hot[-1:] @ mpc.public(list(range(spread.places)))
-        variance = await self.open_(
-            "variance of the outcome", mpc.concatenate(spread.mantissa[-1:] + mpc.noise(1, F - VARIANCE_BITS), place)
+        self, iterations: int, correlation: Shares, q: Shares, b: Shares, support: Support, of: Moments, sizes: Sizes
+    ) -> list[Fit]:
+        """Open slopes, intercepts, r2 and the outcome's variance to the controllers, rounded (by noise)."""
+        slopes, unexplained = await self.mpc.together(
+            self.slopes(b, support, sizes), self.unexplained(correlation, q, b, sizes)
         )
-        if steps is None:
-            return Fit(iterations, None, None, None, None)
-        return self.on_original_scale(iterations, steps, intercept, r2, variance)
+        mpc, n, spread = self.mpc, self.n, sizes.spread
+        count = len(slopes)
+        results = {"slopes": slopes.ravel()}
+        if self.model.fit_intercept:
+            line = await mpc.reduce((slopes * of.totals[:-1]).sum())
+            exact = of.totals[-1:] * mpc.public(1 << SLOPE_BITS) - line
+            results["intercept"] = exact + mpc.noise(
+                count, SLOPE_BITS + INTERCEPT_NOISE_BITS + n.bit_length() - 1, "intercept"
+            )
+        results["r2"] = ONE - unexplained + mpc.noise(count, F - R2_BITS, "r2")
+        place = (spread.one_hot[-1] * np.arange(spread.places, dtype=np.int32)).sum().reshape(1)
+        mantissa = spread.mantissa[-1:] + mpc.noise(1, F - VARIANCE_BITS, "variance")
+        results["variance of the outcome"] = mpc.concatenate(mantissa, place)
+        opened = await mpc.runtime.open_to_controllers(results, self.problem.controllers)
+        if opened is None:
+            return [Fit(iterations, None, None, None, None)] * count
+        p = mpc.field.p
+        signed = {name: [int(x) - p if x > p // 2 else int(x) for x in values] for name, values in opened.items()}
+        steps = np.array(signed["slopes"], dtype=object).reshape(count, self.d)
+        variance = signed["variance of the outcome"]
+        return [
+            self.on_original_scale(
+                iterations, steps[k], signed.get("intercept", [None] * count)[k], signed["r2"][k], variance
+            )
+            for k in range(count)
+        ]
 
-    async def open_(self, name: str, shares: Shares) -> list[int] | None:
-        """Open signed integers to the controllers; None at the third party."""
-        p = self.mpc.field.modulus
-        opened = await self.mpc.runtime.open_to_controllers(name, shares, self.problem.controllers)
-        return None if opened is None else [int(x) - p if x > p // 2 else int(x) for x in opened]
-
-    def on_original_scale(self, iterations: int, steps: Any, intercept: Any, r2: Any, variance: Any) -> Fit:
+    def on_original_scale(self, iterations: int, steps: Any, intercept: int | None, r2: int, variance: Any) -> Fit:
         """A controller's last step: multiply what was opened by the public scales."""
         *features, outcome = self.exponents
         slopes = [Fraction(x, 1 << SLOPE_BITS) * _power(e - outcome) for x, e in zip(steps, features, strict=True)]
-        constant = Fraction(intercept[0], self.n << SLOPE_BITS) * _power(-outcome) if intercept else 0
-        explained = min(Fraction(r2[0], ONE), Fraction(1))
+        constant = 0 if intercept is None else Fraction(intercept, self.n << SLOPE_BITS) * _power(-outcome)
+        explained = min(Fraction(r2, ONE), Fraction(1))
         mantissa, place = variance
         total = Fraction(mantissa, ONE) * _power(2 * (place + 1 - outcome)) / self.n**2
         mse = (1 - explained) * total
         return Fit(iterations, tuple(map(float, slopes)), float(constant), float(explained), float(mse))
+
+
+def fraction_bits(phase: Phase) -> int:
+    """Fractional bits of the iterates of a phase."""
+    return COARSE_BITS if phase.coarse else F
+
+
+def _halvings(value: Fraction, power: int, count: int, limit: int) -> list[int]:
+    """Fixed-point numbers value * 2^(power - i) for i below `count`, each cut at `limit`."""
+    largest, extra = limit * ONE, count + F
+    shift = power + F + extra
+    numerator, denominator = value.numerator, value.denominator
+    whole = (numerator << max(shift, 0)) // (denominator << max(-shift, 0))  # of i = 0, with `extra` more bits
+    return [min(largest, whole >> extra + i) for i in range(count)]
 
 
 def _power(exponent: int) -> Fraction:

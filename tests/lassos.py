@@ -11,7 +11,7 @@ from sklearn.linear_model import Lasso, LinearRegression
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.config import Model
-from pipeline.field import FIELD_191
+from pipeline.field import FIELD_127
 from pipeline.secure_lasso import Problem
 from pipeline.share_convert import GramShare
 
@@ -124,14 +124,14 @@ def deal(x, y, model: Model, split: int | None = None) -> list[tuple[GramShare, 
     columns = encode(np.column_stack((x[:, :split], y, x[:, split:])))
     owners = (0,) * (split + 1) + (1,) * (x.shape[1] - split)
     rng = np.random.default_rng(7)
-    p, shape = FIELD_191.p, columns.gram.shape
+    p, shape = FIELD_127.p, columns.gram.shape
     first, second = (_uniform(rng, p, shape) for _ in range(2))
     parties = []
     for i in range(3):
         shares = (columns.gram + first * (i + 1) + second * (i + 1) ** 2) % p
         own = tuple(c for c, owner in zip(columns.offsets, owners, strict=True) if owner == i)
         problem = Problem(model, owners, split, columns.exponents if i < 2 else None, own)
-        parties.append((GramShare(len(y), FIELD_191, FIELD_191.from_ints(shares)), problem))
+        parties.append((GramShare(len(y), FIELD_127, FIELD_127.from_ints(shares)), problem))
     return parties
 
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import pickle
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from sklearn.datasets import load_diabetes
 from pipeline.bounds import plan
 from pipeline.config import Model
 from pipeline.errors import PeerError, PipelineError, Refused, RemoteProtocolError
-from pipeline.field import FIELD_254
-from pipeline.mpc_runtime import OPENED, Runtime, object_array
+from pipeline.field import FIELD_127, FIELD_254
+from pipeline.mpc_runtime import OPENED, PARTIES, Runtime, object_array
 from pipeline.primitives import Arithmetic
-from pipeline.secure_lasso import Fit, fit
+from pipeline.residues import Residues
+from pipeline.secure_lasso import Fit, Problem, fit, fit_path
 
 CASES: dict[str, tuple[Any, Any, Model]] = {}
 
@@ -52,44 +54,90 @@ REFUSED = {
 }
 
 
-async def fit_all(runtime: Runtime, cases: list[Any]) -> list[tuple[Fit | str, list[str], int]]:
+# Several penalties in the same rounds; one of them removes everything, one nothing.
+STRENGTHS = (1.01, 0.5, 0.1, 0.01, 0.0)
+PATHS: dict[str, tuple[Any, Any, Model, tuple[float, ...]]] = {}
+
+
+def path(name: str, x: Any, y: Any, **ways: bool) -> None:
+    alphas = tuple(strongest_penalty(x, y, strength, **ways) for strength in STRENGTHS)
+    PATHS[name] = (x, y, Model(alphas[1], **ways), alphas)
+
+
+path("path", *DIABETES)
+path("path, own units, no intercept", *table("independent", 200, 6), standardize=False, fit_intercept=False)
+
+
+async def fit_all(runtime: Runtime, cases: list[Any]) -> list[tuple[Fit | list[Fit] | str, list[str], int]]:
     """Fit one case after the other; return each result or refusal with what was opened and the rounds it took."""
-    results: list[tuple[Fit | str, list[str], int]] = []
+    results: list[tuple[Fit | list[Fit] | str, list[str], int]] = []
     for gram, problem in cases:
         opened, rounds = len(runtime.opened), runtime.rounds
         try:
-            result: Fit | str = await fit(runtime, gram, problem)
+            result: Fit | list[Fit] | str = await (fit_path if problem.alphas else fit)(runtime, gram, problem)
         except Refused as refusal:
             result = refusal.rule
         results.append((result, runtime.opened[opened:], runtime.rounds - rounds))
     return results
 
 
+def with_penalties(parties: list[Any], alphas: tuple[float, ...]) -> list[tuple[Any, Problem]]:
+    return [(gram, replace(problem, alphas=alphas)) for gram, problem in parties]
+
+
 @pytest.fixture(scope="module")
 def results() -> list[dict[str, tuple[Any, list[str], int]]]:
     """All cases in one set of three processes: by party, by name of the case."""
     dealt = [deal(*each) for each in (*CASES.values(), *REFUSED.values())]
+    dealt += [with_penalties(deal(x, y, model), alphas) for x, y, model, alphas in PATHS.values()]
     parties = run_three(fit_all, [([parties[i] for parties in dealt],) for i in range(3)], timeout=600)
     for party in parties:
         if isinstance(party, BaseException):
             raise party
-    return [dict(zip((*CASES, *REFUSED), party, strict=True)) for party in parties]
+    return [dict(zip((*CASES, *REFUSED, *PATHS), party, strict=True)) for party in parties]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_model_is_that_of_scikit_learn(name: str, results: Any) -> None:
-    x, y, model = CASES[name]
-    found, expected = results[0][name][0], reference(x, y, model)
+def close_to_scikit_learn(x: Any, y: Any, model: Model, found: Fit, unique: bool) -> None:
+    expected = reference(x, y, model)
     ours = np.array(found.coefficients)
     assert objective(x, y, model, ours, found.intercept) == pytest.approx(
         objective(x, y, model, expected.coefficients, expected.intercept), rel=1e-9
     )
     assert found.r2 == pytest.approx(expected.r2, abs=1e-8) and found.mse == pytest.approx(expected.mse, rel=1e-7)
-    if name in UNIQUE:
+    if unique:
         assert np.abs((ours - expected.coefficients) * x.std(0)).max() < 1e-7 * y.std()
         centre = found.intercept + x.mean(0) @ ours - expected.intercept - x.mean(0) @ expected.coefficients
         assert abs(centre) < 1e-7 * y.std()
         assert np.array_equal(ours == 0, expected.coefficients == 0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_model_is_that_of_scikit_learn(name: str, results: Any) -> None:
+    close_to_scikit_learn(*CASES[name], results[0][name][0], name in UNIQUE)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_the_models_of_several_penalties_are_those_of_scikit_learn(name: str, results: Any) -> None:
+    x, y, model, alphas = PATHS[name]
+    found = results[0][name][0]
+    assert len(found) == len(alphas)
+    for alpha, one in zip(alphas, found, strict=True):
+        close_to_scikit_learn(x, y, replace(model, alpha=alpha), one, unique=True)
+    assert not any(found[0].coefficients) and all(found[-1].coefficients)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_several_penalties_open_no_more_than_one_and_take_as_many_rounds_as_the_hardest(
+    name: str, results: Any
+) -> None:
+    """That the conditions hold is opened for all penalties at once, not for each."""
+    found, opened, rounds = results[0][name]
+    assert results[1][name][0] == found
+    assert results[2][name][0] == [Fit(found[0].iterations, None, None, None, None)] * len(found)
+    assert len({one.iterations for one in found}) == 1
+    once = [each for each in opened if each != "conditions hold"]
+    assert len(once) == len(set(once)) and set(opened) <= set(OPENED)
+    assert rounds < 600
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -124,18 +172,28 @@ def test_a_usual_fit_takes_a_few_hundred_rounds(results: Any) -> None:
     assert results[0]["diabetes, 0.1"][2] < 300
 
 
+async def supervised(runtime: Runtime, function: Any, *arguments: Any) -> Any:
+    return await runtime.supervise(function(runtime, *arguments))
+
+
 async def own_and_stock(runtime: Runtime, numbers: list[int]) -> dict[str, list[int]]:
     """The same shares through the operations of `primitives` and through MPyC's own."""
     mpc = Arithmetic(runtime, FIELD_254, plan(100, 5, fit_intercept=True, max_iterations=10).statistical_bits)
+    narrow = mpc.over(FIELD_127)
     secure = runtime.SecInt(100, p=FIELD_254.p)
-    shares = await runtime.secret_input(mpc.field, 0, numbers if runtime.pid == 0 else None, (len(numbers),))
-    stock = secure.array(shares)
+    own = {0: numbers} if runtime.pid == 0 else {}
+    (shares,) = await runtime.secret_inputs(mpc.field, own, {0: (len(numbers),)})
+    (small,) = await runtime.secret_inputs(narrow.field, own, {0: (len(numbers),)})
+    stock = secure.array(secure.field.array(shares.integers()))
 
     async def opened(x: Any) -> list[int]:
+        if isinstance(x, Residues):
+            x = secure.field.array(x.integers())
         values = [int(v) for v in await runtime.output(secure.array(x))]
         return [v - FIELD_254.p if v > FIELD_254.p // 2 else v for v in values]
 
     return {
+        "input": await opened(shares),
         "own truncation": await opened(await mpc.truncate(shares, 20, 100)),
         "stock truncation": await opened(await runtime.gather(runtime.np_trunc(stock, f=20, l=100))),
         "own comparison": await opened(await mpc.nonnegative(shares, 100)),
@@ -143,18 +201,54 @@ async def own_and_stock(runtime: Runtime, numbers: list[int]) -> dict[str, list[
         "own product": await opened(await mpc.reduce(shares * shares)),
         "stock product": await opened(await runtime.gather(stock * stock)),
         "own test": [int(await mpc.is_zero("conditions hold", shares[i : i + 1])) for i in range(3)],
-        "stock test": [int(await runtime.is_zero_public(secure(shares[i]))) for i in range(3)],
+        "stock test": [
+            int(await runtime.is_zero_public(secure(secure.field(int(shares[i].integers()))))) for i in range(3)
+        ],
+        "lifted": await opened(await narrow.lift(small, mpc)),
+        "converted": await opened(await mpc.convert(await narrow.lift(small, mpc), mpc, 0, 100)),
     }
 
 
 def test_the_operations_agree_with_those_of_mpyc() -> None:
     numbers = [0, 1, -1, 2**60, -(2**60), 2**98, -(2**98), 2**20, -(2**20), 12345678901]
-    found = run_three(own_and_stock, [(numbers,)] * 3)
+    found = run_three(supervised, [(own_and_stock, numbers)] * 3)
     assert found[0] == found[1] == found[2]
+    assert found[0]["input"] == found[0]["lifted"] == found[0]["converted"] == numbers
     for operation in ("comparison", "product", "test"):
         assert found[0][f"own {operation}"] == found[0][f"stock {operation}"]
     for own, stock, number in zip(found[0]["own truncation"], found[0]["stock truncation"], numbers, strict=True):
-        assert abs(own - number / 2**20) < 2 and abs(stock - number / 2**20) < 2
+        assert abs(own - number / 2**20) < 4 and abs(stock - number / 2**20) < 2
+
+
+async def inputs_and_comparisons(runtime: Runtime) -> dict[str, Any]:
+    """Branches of which some wait for MPyC's own operations, in an order of their own at each party."""
+    mpc = Arithmetic(runtime, FIELD_254, 60)
+
+    async def entered(owner: int, numbers: list[int]) -> Any:
+        own = {owner: numbers} if runtime.pid == owner else {}
+        (x,) = await runtime.secret_inputs(mpc.field, own, {owner: (len(numbers),)})
+        return await mpc.nonnegative(x, 40)
+
+    async def late(x: Any) -> Any:
+        for _ in range(50 * runtime.pid):
+            await asyncio.sleep(0)
+        return await mpc.reduce(x * x)
+
+    numbers = [[5, -5], [-1, 0, 1], [-(2**38)]]
+    public = mpc.public([3, 4])
+    results = await runtime.together(
+        late(public), *(entered(i, numbers[i]) for i in range(PARTIES)), runtime.together(late(public))
+    )
+    squares, *bits, (again,) = results
+    shares = {"slopes": mpc.concatenate(squares, again), "intercept": mpc.concatenate(*bits)}
+    opened = await runtime.open_to_controllers(shares, (0, 1))
+    return {} if opened is None else {name: [int(x) for x in values] for name, values in opened.items()}
+
+
+def test_branches_may_wait_for_operations_of_mpyc() -> None:
+    first, second, third = run_three(supervised, [(inputs_and_comparisons,)] * 3)
+    assert first == second == {"slopes": [9, 16, 9, 16], "intercept": [1, 0, 0, 1, 1, 0]}
+    assert third == {}
 
 
 class Malicious:

@@ -1,29 +1,54 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from pipeline import bounds
 from pipeline.errors import RangeError
-from pipeline.field import FIELD_191, FIELD_254
+from pipeline.field import FIELD_127, FIELD_254
 from pipeline.messages import MAX_ROWS
 from pipeline.packing import VALUE_BOUND
+from pipeline.plain_lasso import inversion_steps
+from pipeline.secure_lasso import ROUGH
 
 
-def plan(records: int, features: int, *, fit_intercept: bool = True, max_iterations: int = 1000) -> bounds.Plan:
-    return bounds.plan(records, features, fit_intercept=fit_intercept, max_iterations=max_iterations)
+def plan(
+    records: int, features: int, *, fit_intercept: bool = True, max_iterations: int = 1000, problems: int = 1
+) -> bounds.Plan:
+    return bounds.plan(records, features, fit_intercept=fit_intercept, max_iterations=max_iterations, problems=problems)
+
+
+STUDIES = [
+    (1, 1, 1, 1),
+    (50, 5, 100, 1),
+    (5000, 30, 1000, 1),
+    (5000, 30, 1000, 100),
+    (MAX_ROWS, 200, 1000, 1),
+    (MAX_ROWS, 300, 1000, 5),
+]
+every_study = pytest.mark.parametrize(("records", "features", "max_iterations", "problems"), STUDIES)
 
 
 @pytest.mark.parametrize("fit_intercept", [True, False])
 def test_the_largest_study_the_messages_allow_fits(fit_intercept: bool) -> None:
     sizes = plan(MAX_ROWS, 200, fit_intercept=fit_intercept)
-    assert (sizes.field, sizes.solver_field) == (FIELD_191, FIELD_254)
+    assert (sizes.field, sizes.solver_field) == (FIELD_127, FIELD_254)
 
 
-@pytest.mark.parametrize("records", [0, 1, 50, 5000, 1 << 20, MAX_ROWS])
-def test_a_gram_matrix_of_the_largest_values_stays_within_its_bits(records: int) -> None:
+@pytest.mark.parametrize("records", [0, 1, 50, 5000, 1 << 20, MAX_ROWS, (1 << 40) - 1])
+def test_a_gram_matrix_of_the_largest_values_is_known_with_its_signs(records: int) -> None:
+    """Lifting is exact below half the prime."""
     sizes = plan(records, 30)
-    assert records * VALUE_BOUND**2 < 1 << sizes.gram_bits
+    assert records * VALUE_BOUND**2 <= sizes.field.p // 2
     assert records * (records * VALUE_BOUND**2) < 1 << sizes.square_bits
+    assert sizes.square_bits % 2 == 0
+
+
+def test_more_records_than_the_field_of_the_gram_matrix_can_sum_are_refused() -> None:
+    assert VALUE_BOUND <= 1 << bounds.VALUE_BITS
+    with pytest.raises(RangeError, match="records"):
+        plan(1 << 40, 1)
 
 
 @pytest.mark.parametrize("records", [1, 50, 5000, MAX_ROWS])
@@ -32,20 +57,50 @@ def test_mean_squares_with_the_largest_offsets_stay_within_their_bits(records: i
     assert (records * (VALUE_BOUND + (1 << sizes.offset_bits))) ** 2 < 1 << sizes.square_bits
 
 
-def test_more_openings_ask_for_wider_masks() -> None:
+@every_study
+def test_every_mask_fits_its_field(records: int, features: int, max_iterations: int, problems: int) -> None:
+    for fit_intercept in (True, False):
+        sizes = plan(records, features, fit_intercept=fit_intercept, max_iterations=max_iterations, problems=problems)
+        masks = sizes.statistical_bits + bounds.RANGE_BITS
+        assert max(bounds.largest_operation(), sizes.square_bits + 2) + masks <= sizes.solver_field.bits - 1
+        assert 2 * sizes.inverse_bits + bounds.INVERSE_HEADROOM + masks <= sizes.field.bits - 1
+
+
+@every_study
+def test_a_rough_inverse_has_room_and_is_fine_enough(
+    records: int, features: int, max_iterations: int, problems: int
+) -> None:
+    """Its entries are below 2^COARSE_RIDGE_BITS; the errors of its steps are far below what it is wrong by anyway."""
+    sizes = plan(records, features, max_iterations=max_iterations, problems=problems)
+    assert bounds.SMALLEST_INVERSE_BITS <= sizes.inverse_bits <= bounds.INVERSE_BITS
+    assert len(list(inversion_steps(2.0**-bounds.COARSE_RIDGE_BITS / 2, features + 1, ROUGH))) <= bounds.INVERSION_STEPS
+
+
+def test_more_openings_ask_for_wider_masks_and_leave_less_room_for_the_rough_inverse() -> None:
     few, many = plan(1000, 10, max_iterations=100), plan(1000, 100, max_iterations=100000)
-    assert few.statistical_bits < many.statistical_bits
+    assert few.statistical_bits < many.statistical_bits and few.inverse_bits > many.inverse_bits
+    assert plan(1000, 10).statistical_bits < plan(1000, 10, problems=100).statistical_bits
 
 
-def test_the_distances_of_all_openings_together_stay_below_two_to_the_minus_forty() -> None:
-    for features in (1, 30, 300):
-        openings = bounds.masked_openings(features, 1000)
-        assert openings * 2.0 ** -plan(1000, features).statistical_bits <= 2.0**-40
+@every_study
+def test_the_distances_of_all_openings_together_stay_below_two_to_the_minus_forty(
+    records: int, features: int, max_iterations: int, problems: int
+) -> None:
+    openings = bounds.masked_openings(features, max_iterations, problems)
+    sizes = plan(records, features, max_iterations=max_iterations, problems=problems)
+    assert openings * 2.0**-sizes.statistical_bits <= 2.0**-40
 
 
-def test_a_study_that_could_overflow_is_refused_before_it_starts() -> None:
+def test_every_further_problem_counts() -> None:
+    counts = [bounds.masked_openings(30, 1000, problems) for problems in range(1, 6)]
+    steps = {b - a for a, b in pairwise(counts)}
+    assert len(steps) == 1 and 0 < steps.pop() < counts[0]
+
+
+@pytest.mark.parametrize(("max_iterations", "problems"), [(10**9, 1), (1000, 10**6)])
+def test_a_study_that_could_overflow_is_refused_before_it_starts(max_iterations: int, problems: int) -> None:
     with pytest.raises(RangeError, match="max_iterations"):
-        plan(1000, 1000, max_iterations=10**9)
+        plan(1000, 1000, max_iterations=max_iterations, problems=problems)
 
 
 def test_the_finest_tolerance_depends_on_the_number_of_features_only() -> None:

@@ -29,7 +29,7 @@ def arithmetic(seed: int = 0) -> ClearArithmetic:
 def solver(x, y, model: Model) -> tuple[SecureLasso, ClearArithmetic]:
     columns = encode(np.column_stack((x, y)))
     d = x.shape[1]
-    gram = GramShare(len(y), FIELD_191, FIELD_191.from_ints(columns.gram))
+    gram = GramShare(len(y), FIELD_127, FIELD_127.from_ints(columns.gram))
     problem = Problem(model, (0,) * (d + 1), d, columns.exponents, columns.offsets)
     sizes = plan(len(y), d, fit_intercept=model.fit_intercept, max_iterations=model.max_iterations)
     mpc = ClearArithmetic(sizes.solver_field, sizes.statistical_bits)
@@ -38,7 +38,7 @@ def solver(x, y, model: Model) -> tuple[SecureLasso, ClearArithmetic]:
 
 def fitted(x, y, model: Model) -> tuple[Fit, ClearArithmetic]:
     lasso, mpc = solver(x, y, model)
-    return asyncio.run(lasso.fit(lambda _: None)), mpc
+    return asyncio.run(lasso.fit(lambda _: None))[0], mpc
 
 
 def close_to_scikit_learn(x, y, model: Model, found: Fit, unique: bool = True) -> None:
@@ -114,19 +114,19 @@ def test_a_feature_that_has_nothing_to_do_with_the_outcome_does_no_harm(alpha: f
     a, b = np.array([1.0, 1, -1, -1] * 20), np.array([1.0, -1, 1, -1] * 20)
     for seed in range(5):
         lasso, _ = solver(np.column_stack((a, b)), 3 * a + 2 * a * b, Model(alpha, standardize=standardize))
-        lasso.mpc = ClearArithmetic(lasso.mpc.prime_field, lasso.mpc.statistical_bits, seed)
-        found = asyncio.run(lasso.fit(lambda _: None))
+        lasso.mpc = ClearArithmetic(lasso.mpc.field, lasso.mpc.statistical_bits, seed)
+        found = asyncio.run(lasso.fit(lambda _: None))[0]
         assert found.coefficients == pytest.approx([3, 0], abs=1e-10)
 
 
 @pytest.mark.parametrize("standardize", [True, False])
 @pytest.mark.parametrize("fit_intercept", [True, False])
 def test_a_penalty_of_nothing_is_not_negative_by_rounding(standardize: bool, fit_intercept: bool) -> None:
-    lasso, mpc = solver(*table("independent", 60, 20), Model(0.0, standardize=standardize, fit_intercept=fit_intercept))
+    lasso, _ = solver(*table("independent", 60, 20), Model(0.0, standardize=standardize, fit_intercept=fit_intercept))
 
     async def penalties() -> list[int]:
-        norm, spread = await lasso.scales(await lasso.moments())
-        return [_signed(mpc, x) for x in (await lasso.thresholds(norm, spread)).tau.value]
+        sizes, _, _ = await lasso.standardise(await lasso.moments())
+        return (await lasso.thresholds(sizes)).tau.integers(signed=True).ravel().tolist()
 
     assert all(0 <= x < 100 for x in asyncio.run(penalties()))
 
@@ -181,9 +181,9 @@ def test_a_column_with_little_of_its_range_among_the_matches_keeps_its_accuracy(
     columns = encode(with_outliers)
     z = np.concatenate((np.ones((200, 1), dtype=object), columns.values[:200]), axis=1)
     lasso, mpc = solver(x, y, Model(0.01))
-    gram = GramShare(200, FIELD_191, FIELD_191.from_ints(z.T @ z))
+    gram = GramShare(200, FIELD_127, FIELD_127.from_ints(z.T @ z))
     problem = Problem(Model(0.01), (0,) * 4, 3, columns.exponents, columns.offsets)
-    found = asyncio.run(SecureLasso(mpc, lasso.sizes, gram, problem).fit(lambda _: None))
+    found = asyncio.run(SecureLasso(mpc, lasso.sizes, gram, problem).fit(lambda _: None))[0]
     expected = reference(x, y, Model(0.01))
     assert found.coefficients == pytest.approx(expected.coefficients, abs=1e-7)
     assert found.mse == pytest.approx(expected.mse, rel=1e-7)
@@ -204,7 +204,7 @@ def test_a_column_that_varies_by_a_few_steps_of_its_scale_is_refused(share_of_ra
     columns = encode(np.vstack((np.column_stack((x, y)), np.full(5, 30.0))))
     z = np.concatenate((np.ones((100, 1), dtype=object), columns.values[:100]), axis=1)
     lasso, mpc = solver(x, y, Model(0.1))
-    gram = GramShare(100, FIELD_191, FIELD_191.from_ints(z.T @ z))
+    gram = GramShare(100, FIELD_127, FIELD_127.from_ints(z.T @ z))
     with pytest.raises(Refused) as refusal:
         asyncio.run(SecureLasso(mpc, lasso.sizes, gram, lasso.problem).fit(lambda _: None))
     assert refusal.value.rule == "spread"
@@ -216,7 +216,7 @@ def test_an_outcome_that_varies_too_little_for_the_step_of_the_intercept_is_refu
     columns = encode(np.vstack((np.column_stack((x, y * 1e-5)), [0, 0, 0, 30.0])))
     z = np.concatenate((np.ones((100, 1), dtype=object), columns.values[:100]), axis=1)
     lasso, mpc = solver(x, y, Model(0.0))
-    gram = GramShare(100, FIELD_191, FIELD_191.from_ints(z.T @ z))
+    gram = GramShare(100, FIELD_127, FIELD_127.from_ints(z.T @ z))
     with pytest.raises(Refused) as refusal:
         asyncio.run(SecureLasso(mpc, lasso.sizes, gram, lasso.problem).fit(lambda _: None))
     assert refusal.value.rule == "spread"
@@ -235,7 +235,7 @@ def test_columns_of_sizes_too_far_apart_are_refused() -> None:
     columns = encode(np.vstack((np.column_stack((x + np.array([0, 1e4, 0]), y * 1e-7)), [0, 1e4, 0, 30])))
     z = np.concatenate((np.ones((100, 1), dtype=object), columns.values[:100]), axis=1)
     lasso, mpc = solver(x, y, Model(0.0, fit_intercept=False))
-    gram = GramShare(100, FIELD_191, FIELD_191.from_ints(z.T @ z))
+    gram = GramShare(100, FIELD_127, FIELD_127.from_ints(z.T @ z))
     problem = Problem(lasso.model, (0,) * 4, 3, columns.exponents, columns.offsets)
     with pytest.raises(Refused, match="too far from zero"):
         asyncio.run(SecureLasso(mpc, lasso.sizes, gram, problem).fit(lambda _: None))
@@ -258,7 +258,7 @@ class NeverContent(ClearArithmetic):
 @pytest.mark.parametrize("fit_intercept", [True, False])
 def test_the_longest_run_opens_no_more_than_was_counted_and_not_much_less(fit_intercept: bool) -> None:
     lasso, mpc = solver(*table("independent", 50, 3), Model(0.1, max_iterations=300, fit_intercept=fit_intercept))
-    lasso.mpc = NeverContent(mpc.prime_field, mpc.statistical_bits)
+    lasso.mpc = NeverContent(mpc.field, mpc.statistical_bits)
     with pytest.raises(Refused, match="300 iterations"):
         asyncio.run(lasso.fit(lambda _: None))
     counted = masked_openings(3, 300)
@@ -291,7 +291,7 @@ def test_progress_is_told_the_iterations_of_each_phase() -> None:
     x, y = table("pairs", 400, 20)
     lasso, _ = solver(x, y, Model(strongest_penalty(x, y, 0.3)))
     told: list[int] = []
-    found = asyncio.run(lasso.fit(told.append))
+    found = asyncio.run(lasso.fit(told.append))[0]
     assert told and told[-1] == found.iterations and told == sorted(told)
 
 
@@ -299,15 +299,15 @@ def test_the_outcome_may_stand_anywhere_among_the_columns() -> None:
     x, y = table("independent", 100, 4)
     columns = encode(np.column_stack((x[:, :1], y, x[:, 1:])))
     lasso, mpc = solver(x, y, Model(0.1))
-    gram = GramShare(100, FIELD_191, FIELD_191.from_ints(columns.gram))
+    gram = GramShare(100, FIELD_127, FIELD_127.from_ints(columns.gram))
     problem = Problem(Model(0.1), (0,) * 5, 1, columns.exponents, columns.offsets)
-    moved = asyncio.run(SecureLasso(mpc, lasso.sizes, gram, problem).fit(lambda _: None))
+    moved = asyncio.run(SecureLasso(mpc, lasso.sizes, gram, problem).fit(lambda _: None))[0]
     close_to_scikit_learn(x, y, Model(0.1), moved)
 
 
 def test_a_gram_matrix_in_another_field_is_a_bug() -> None:
     lasso, mpc = solver(*table("independent", 20, 2), Model(0.1))
-    gram = GramShare(20, FIELD_127, FIELD_127.zeros(4, 4))
+    gram = GramShare(20, FIELD_191, FIELD_191.zeros(4, 4))
     with pytest.raises(LocalProtocolError):
         SecureLasso(mpc, lasso.sizes, gram, lasso.problem)
 
@@ -328,8 +328,8 @@ def test_the_inverse_serves_its_purpose_up_to_the_smallest_eigenvalues(highest: 
     fixed_point = np.array(
         [[round(v * 2.0**F) for v in row] for row in ((matrix + matrix.T) / 2).tolist()], dtype=object
     )
-    found = asyncio.run(lasso.inverse(mpc.public(fixed_point), lowest, highest)).value
-    signed = np.where(found > mpc.prime_field.p // 2, found - mpc.prime_field.p, found)
+    found = asyncio.run(lasso.inverse(mpc.public(fixed_point), lowest, highest))
+    signed = found.integers(signed=True)
     product = (signed @ fixed_point).astype(float) / 4.0**F
     assert np.abs(product - np.eye(8)).max() < 1e-5
 
@@ -337,23 +337,27 @@ def test_the_inverse_serves_its_purpose_up_to_the_smallest_eigenvalues(highest: 
 def test_numbers_of_any_size_are_scaled_and_their_roots_exact() -> None:
     mpc, bits = arithmetic(), 120
     numbers = [0, 1, 3, 4, 5, 15, 16, 2**60 - 1, 2**60, 4**59, 4**60 - 1]
-    found = asyncio.run(scale(mpc, mpc.public(numbers), bits))
+    lowest = 1
+    found = asyncio.run(scale(mpc, mpc.public(numbers), bits, lowest))
+    one_hot, factors = found.one_hot.integers(), found.factor.integers()
+    mantissas = found.mantissa.integers(signed=True)
     for i, number in enumerate(numbers):
-        one_hot = found.one_hot.value[i].tolist()
-        assert found.at_least.value[i].tolist() == [int(number >= 4**k) for k in range(60)]
-        if number:
-            place = one_hot.index(1)
-            assert sum(one_hot) == 1 and 4**place <= number < 4 ** (place + 1)
-            assert found.mantissa.value[i] / 2**F == pytest.approx(number / 4 ** (place + 1), rel=1e-15)
-            assert found.rsqrt.value[i] / 2**F == pytest.approx((number / 4 ** (place + 1)) ** -0.5, rel=1e-15)
+        assert found.positive.integers()[i] == int(number > 0)
+        for place in (lowest, 30, 59):
+            assert int(found.at_least(i, place).integers()) == int(number >= 4**place)
+        if number >= 4**lowest:
+            place = one_hot[i].tolist().index(1)
+            assert sum(one_hot[i]) == 1 and 4**place <= number < 4 ** (place + 1)
+            assert factors[i] == 2 ** (59 - place)
+            assert mantissas[i] / 2**F == pytest.approx(number / 4 ** (place + 1), rel=1e-15)
         else:
-            assert not any(one_hot) and found.factor.value[i] == 0 and abs(_signed(mpc, found.mantissa.value[i])) <= 2
+            assert not any(one_hot[i]) and factors[i] == 0 and abs(mantissas[i]) < 4
 
 
 def test_the_inverse_square_root_is_right_to_the_last_bits() -> None:
     mpc = arithmetic()
     x = np.linspace(0.25, 0.9999999, 200)
-    found = asyncio.run(rsqrt(mpc, mpc.public([round(v * 2.0**F) for v in x]))).value
+    found = asyncio.run(rsqrt(mpc, mpc.public([round(v * 2.0**F) for v in x]))).integers()
     exact = [v.astype(np.longdouble) ** -0.5 for v in x]
     assert max(abs(int(a) - int(b * np.longdouble(2.0**F))) for a, b in zip(found, exact, strict=True)) < 1 << 12
 
@@ -362,9 +366,4 @@ def test_a_function_of_two_places_is_zero_where_there_is_none() -> None:
     mpc = arithmetic()
     left = mpc.public([[0, 0, 1], [0, 0, 0]])
     right = mpc.public([[1, 0, 0]])
-    assert asyncio.run(of_places(mpc, lambda i: 10 + i, left, right)).value.tolist() == [12, 0]
-
-
-def _signed(mpc: ClearArithmetic, x: int) -> int:
-    p = mpc.prime_field.p
-    return int(x) - p if x > p // 2 else int(x)
+    assert asyncio.run(of_places(mpc, lambda i: 10 + i, left, right)).integers().tolist() == [12, 0]
