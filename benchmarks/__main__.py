@@ -31,6 +31,8 @@ PARTS: dict[str, Callable[[Sizes], Iterable[Figure]]] = {
     "sharing": sharing.sharing,
     "gram": sharing.gram,
     "lasso": lasso.lasso,
+    "path": lasso.path,
+    "records": sharing.records,
     "end-to-end": end_to_end.end_to_end,
     "distance": distance.distance,
     "scaling": scaling.scaling,
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if unknown := [part for part in options.part if part not in PARTS]:
         parser.error(f"there is no part {unknown[0]}; there are {', '.join(PARTS)}")
-    sizes = Sizes(options.size, options.features, options.bits)
+    sizes = Sizes(options.size, options.features, options.bits, options.field)
     figures: list[Figure] = []
     for part in options.part or PARTS:
         measured = list(PARTS[part](sizes))
@@ -90,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, metavar="N", help="records; each part has its own default")
     parser.add_argument("--features", type=int, metavar="D", help="features of both controllers together (30)")
     parser.add_argument("--bits", type=int, metavar="B", help="of the Paillier keys; default: several")
+    parser.add_argument(
+        "--field", type=int, metavar="B", choices=sorted(sharing.FIELDS), help="bits of the field of step 7 (127)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     return parser
 

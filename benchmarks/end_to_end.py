@@ -18,10 +18,10 @@ STEP_WORDS = {
 
 def end_to_end(sizes: Sizes) -> Iterator[Figure]:
     """All records are in both tables, which is the most work for tables of a size."""
-    for bits in sizes.keys(2048, 3072):
-        setup = Setup(sizes.rows(5_000), sizes.columns(), bits)
+    for bits, keys in ((bits, keys) for bits in sizes.keys(2048, 3072) for keys in ("standard", "subgroup")):
+        setup = Setup(sizes.rows(5_000), sizes.columns(), bits, keys=keys)
         measured = run(setup)
-        size = {"rows": setup.rows, "features": setup.features, "bits": bits}
+        size = {"rows": setup.rows, "features": setup.features, f"bits, {keys} keys": bits}
         yield Figure(PART, "whole run, from start to end of all processes", size, measured.wall, "s")
         for step, words in STEP_WORDS.items():
             yield Figure(PART, words, size, measured.steps[step], "s")

@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,19 +29,20 @@ from pipeline.share_convert import GramShare
 
 PENALTY = 0.05  # of the smallest penalty that removes everything
 STAGES = {
-    "standardisation": (
-        "moments",
-        "scales",
-        "refuse_constant_outcome",
-        "refuse_small_spread",
-        "correlations",
-        "thresholds",
-    ),
+    "standardisation": ("moments", "standardise", "penalties_and_first_step"),
     "solver": ("solve",),
-    "of it inverses, polish, certificate": ("x_step", "polish", "conditions_hold"),
-    "opening": ("slopes", "unexplained", "open_results"),
+    "of it inverses, polish, certificate": ("polish", "conditions_hold"),
+    "opening": ("open_results",),
 }
-KINDS = {"independent": "independent features", "neighbours": "correlated features (0.9 between neighbours)"}
+KINDS = {
+    "independent": "independent features",
+    "neighbours": "correlated features (0.9 between neighbours)",
+    "common": "equally correlated features (0.9)",
+    "pairs": "pairs of features (0.99)",
+}
+PENALTIES = 50
+WEAKEST = 1e-3  # of the strongest
+FINE = 1e-8  # tolerance of the comparison of tables
 LIST_RECORDS = 20
 
 
@@ -49,8 +50,9 @@ LIST_RECORDS = 20
 class Timing:
     """What one party noted; seconds and rounds by the names of STAGES."""
 
-    fit: Fit
+    fits: list[Fit]
     whole: float
+    cpu: float
     rounds: int
     seconds: Counter[str]
     stage_rounds: Counter[str]
@@ -81,29 +83,38 @@ class TimedLasso(SecureLasso):
 async def fit(runtime: Runtime, gram: GramShare, problem: Problem) -> Timing:
     """One party's part."""
     model = problem.model
-    sizes = plan(gram.records, problem.features, fit_intercept=model.fit_intercept, max_iterations=model.max_iterations)
+    sizes = plan(
+        gram.records,
+        problem.features,
+        fit_intercept=model.fit_intercept,
+        max_iterations=model.max_iterations,
+        problems=len(problem.penalties),
+    )
     solver = TimedLasso(Arithmetic(runtime, sizes.solver_field, sizes.statistical_bits), sizes, gram, problem)
-    start, rounds = time.perf_counter(), runtime.rounds
-    result = await runtime.supervise(solver.fit(lambda _: None))
-    return Timing(result, time.perf_counter() - start, runtime.rounds - rounds, solver.seconds, solver.rounds)
+    start, rounds, cpu = time.perf_counter(), runtime.rounds, time.process_time()
+    fits = await runtime.supervise(solver.fit(lambda _: None))
+    whole, cpu = time.perf_counter() - start, time.process_time() - cpu
+    return Timing(fits, whole, cpu, runtime.rounds - rounds, solver.seconds, solver.rounds)
 
 
 def lasso(sizes: Sizes) -> Iterator[Figure]:
-    """Stages for two kinds of tables, then the iteration beside MPyC's arrays and lists."""
+    """The stages of a fit, one iteration beside MPyC's arrays and lists, and four kinds of tables."""
     rows, d = sizes.rows(5_000), sizes.columns()
-    iteration = 0.0
+    size: dict[str, int | float] = {"rows": rows, "features": d}
     for kind, words in KINDS.items():
         x, y = table(kind, rows, d)
-        model = Model(alpha=strongest_penalty(x, y, PENALTY))
-        timing = measure(x, y, model)
-        size: dict[str, int | float] = {"rows": rows, "features": d}
-        yield Figure("lasso", f"step 8, {words}", size, timing.whole, "s")
-        for stage in STAGES:
-            yield Figure("lasso", stage, size, timing.seconds[stage], f"s, {timing.stage_rounds[stage]} rounds")
-        yield Figure("lasso", "rounds", size, timing.rounds, f"for {timing.fit.iterations} iterations")
-        yield Figure("lasso", "largest difference from scikit-learn", size, difference(timing.fit, x, y, model), "sd")
-        inner = timing.seconds["solver"] - timing.seconds["of it inverses, polish, certificate"]
-        iteration = inner / timing.fit.iterations
+        timing = measure(x, y, Model(alpha=strongest_penalty(x, y, PENALTY), tolerance=FINE))
+        iterations = f"s, {timing.rounds} rounds, {timing.fits[0].iterations} iterations"
+        yield Figure("lasso", f"step 8, {words}", size, timing.whole, iterations)
+        apart = difference(timing.fits[0], x, y, Model(alpha=strongest_penalty(x, y, PENALTY)))
+        yield Figure("lasso", f"difference from scikit-learn, {words}", size, apart, "sd")
+    x, y = table("independent", rows, d)
+    timing = measure(x, y, Model(alpha=strongest_penalty(x, y, PENALTY)))
+    for stage in STAGES:
+        yield Figure("lasso", stage, size, timing.seconds[stage], f"s, {timing.stage_rounds[stage]} rounds")
+    yield Figure("lasso", "processor time of a party", size, timing.cpu, "s CPU")
+    inner = timing.seconds["solver"] - timing.seconds["of it inverses, polish, certificate"]
+    iteration = inner / timing.fits[0].iterations
     arrays = stock("arrays", rows, d)
     yield Figure("lasso", "an iteration", {"features": d}, iteration * 1e3, "ms", arrays * 1e3, "MPyC's arrays")
     few = min(rows, LIST_RECORDS)
@@ -114,9 +125,23 @@ def lasso(sizes: Sizes) -> Iterator[Figure]:
     )
 
 
-def measure(x: Any, y: Any, model: Model) -> Timing:
+def path(sizes: Sizes) -> Iterator[Figure]:
+    """Many penalties in the same rounds."""
+    rows, d = sizes.rows(5_000), sizes.columns()
+    x, y = table("independent", rows, d)
+    strongest = strongest_penalty(x, y, 1.0)
+    alphas = tuple(np.geomspace(strongest, strongest * WEAKEST, PENALTIES).tolist())
+    timing = measure(x, y, Model(alpha=strongest), alphas)
+    size: dict[str, int | float] = {"rows": rows, "features": d, "penalties": PENALTIES}
+    yield Figure("path", "step 8", size, timing.whole, f"s, {timing.rounds} rounds")
+    yield Figure("path", "processor time of a party", size, timing.cpu, "s CPU")
+    apart = max(difference(f, x, y, Model(alpha=a)) for f, a in zip(timing.fits, alphas, strict=True))
+    yield Figure("path", "largest difference from scikit-learn", size, apart, "sd")
+
+
+def measure(x: Any, y: Any, model: Model, alphas: tuple[float, ...] = ()) -> Timing:
     """The slowest party's timing; raises what a party raised."""
-    timings = run_three(fit, deal(x, y, model))
+    timings = run_three(fit, [(gram, replace(problem, alphas=alphas)) for gram, problem in deal(x, y, model)])
     for timing in timings:
         if isinstance(timing, BaseException):
             raise timing

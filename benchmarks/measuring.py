@@ -25,12 +25,16 @@ class Sizes:
     size: int | None = None
     features: int | None = None
     bits: int | None = None
+    field: int | None = None
 
     def rows(self, default: int) -> int:
         return self.size or default
 
     def columns(self, default: int = 30) -> int:
         return self.features or default
+
+    def field_bits(self, default: int = 127) -> int:
+        return self.field or default
 
     def keys(self, *default: int) -> tuple[int, ...]:
         return (self.bits,) if self.bits else default

@@ -37,6 +37,7 @@ class Setup:
     features: int
     bits: int
     round_trip: float | None = None
+    keys: str = "standard"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def run(setup: Setup) -> Run:
             hospital_csv=_csv(x[:, : setup.features // 2], y),
             insurer_csv=_csv(x[::-1, setup.features // 2 :]),
             model={"alpha": model.alpha},
-            join={"paillier_bits": setup.bits},
+            join={"paillier_bits": setup.bits, "keys": setup.keys},
             insurer={"identifier": ["id"]},
             ports=outside if far else inside,
             local={party: {"listen": f"{HOST}:{inside[party]}"} for party in PARTIES},

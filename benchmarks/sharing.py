@@ -16,17 +16,23 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 
 import numpy as np
+from lassos import strongest_penalty, table
 from numpy.typing import NDArray
 
+from benchmarks import lasso
 from benchmarks.measuring import Figure, Sizes, Stopwatch, best
-from pipeline.field import FIELD_191, FIELD_254, PrimeField, PseudorandomElements
-from pipeline.messages import PART_BYTES, Bytes, Outgoing, Words
+from pipeline.config import Model
+from pipeline.field import FIELD_127, FIELD_191, FIELD_254, PrimeField, PseudorandomElements
+from pipeline.messages import Bytes, Outgoing, Words
+from pipeline.residues import Residues
 from pipeline.share_convert import ControllerSharing, Dealer, SharingSetting, ThirdPartySharing
 
 SESSION = bytes(32)
 CHUNK = 10_000  # rows made at a time, so that making the input is not what takes the memory
+RECORDS = (5_000, 200_000, 1_000_000)
 OBJECT_ROWS = 5_000  # Python integers take seconds for them
 OBJECTS = "Python integers"
+FIELDS = {field.bits: field for field in (FIELD_127, FIELD_191, FIELD_254)}
 LINKS = ((0, 1), (1, 2), (1, 0), (0, 2))  # sender, receiver
 
 
@@ -53,8 +59,8 @@ def additive_share(owner: int, rows: int, width: int, *, masked: bool) -> Bytes:
     return result
 
 
-def setting_for(rows: int, columns: int) -> SharingSetting:
-    return SharingSetting(SESSION, (0, 1), {0: columns // 2, 1: columns - columns // 2}, FIELD_191, rows)
+def setting_for(rows: int, columns: int, bits: int = FIELD_127.bits) -> SharingSetting:
+    return SharingSetting(SESSION, (0, 1), {0: columns // 2, 1: columns - columns // 2}, FIELDS[bits], rows)
 
 
 def additive_shares(party: int, setting: SharingSetting) -> tuple[Bytes, Bytes]:
@@ -160,9 +166,9 @@ class Alone:
     gram_objects: float
 
 
-def alone(rows: int, columns: int) -> Alone:
+def alone(rows: int, columns: int, bits: int) -> Alone:
     """Party 1 alone, in this process. The Python integers do not pay for drawing the streams."""
-    setting = setting_for(rows, columns)
+    setting = setting_for(rows, columns, bits)
     field = setting.field
     own, masks = additive_shares(1, setting)
     streams = [setting.stream(dealer, bytes([dealer]) * 32) for dealer in (0, 1)]
@@ -172,10 +178,10 @@ def alone(rows: int, columns: int) -> Alone:
     expected = watch.time("gram objects", lambda: object_gram(setting, (kept + derived) % field.p))
     dealer = Dealer(setting, 1, streams[1], own, masks)
     accumulator = setting.accumulator()
-    for part in setting.parts(PART_BYTES):
+    for part in setting.pieces(range(rows)):
         shares, _ = watch.time("dealing", lambda part=part: dealer.deal(part))
-        shares = field.add(shares, setting.derived(streams[0], part))
-        watch.time("gram", lambda shares=shares: accumulator.add(shares))
+        others = setting.derived(streams[0], part)
+        watch.time("gram", lambda shares=shares, others=others: accumulator.add_sum(shares, others))
     gram = watch.time("gram", accumulator.result)
     assert (field.to_ints(gram) == expected).all(), "the two Gram matrices differ"
     names = ("dealing", "gram", "dealing objects", "gram objects")
@@ -201,33 +207,49 @@ def object_gram(setting: SharingSetting, shares: NDArray[np.object_]) -> NDArray
 def sharing(sizes: Sizes) -> Iterator[Figure]:
     """Step 7 in three processes at full size, and dealing alone beside Python integers."""
     rows, columns = sizes.rows(200_000), sizes.columns() + 1
-    size: dict[str, int | float] = {"rows": rows, "columns": columns}
-    results = run(setting_for(rows, columns))
+    size: dict[str, int | float] = {"rows": rows, "columns": columns, "bits of the field": sizes.field_bits()}
+    results = run(setting_for(rows, columns, sizes.field_bits()))
     yield Figure("sharing", "step 7, three processes", size, max(r[0] for r in results), "s")
     yield Figure("sharing", "step 7, the busiest party", size, max(r[1] for r in results), "s CPU")
+    yield Figure("sharing", "step 7, all parties", size, sum(r[1] for r in results), "s CPU")
     yield Figure("sharing", "memory on top of the additive shares", size, max(r[3] for r in results), "MiB")
     few = min(rows, OBJECT_ROWS)
-    one = alone(few, columns)
-    size = {"rows": few, "columns": columns}
+    one = alone(few, columns, sizes.field_bits())
+    size = size | {"rows": few}
     yield Figure("sharing", "deal", size, one.dealing / few * 1e6, "µs a row", one.dealing_objects / few * 1e6, OBJECTS)
+
+
+def records(sizes: Sizes) -> Iterator[Figure]:
+    """Steps 7 and 8 over the number of records: what grows with it, and what does not."""
+    d = sizes.columns()
+    x, y = table("independent", 5_000, d)
+    fit = lasso.measure(x, y, Model(alpha=strongest_penalty(x, y, lasso.PENALTY))).whole
+    for rows in (sizes.size,) if sizes.size else RECORDS:
+        size: dict[str, int | float] = {"rows": rows, "features": d}
+        results = run(setting_for(rows, d + 1))
+        shared = max(result[0] for result in results)
+        yield Figure("records", "steps 7 and 8", size, shared + fit, "s")
+        yield Figure("records", "of it step 7", size, shared, "s")
+        yield Figure("records", "step 7, all parties", size, sum(result[1] for result in results), "s CPU")
+        yield Figure("records", "peak memory of a party", size, max(result[2] for result in results), "MiB")
 
 
 def gram(sizes: Sizes) -> Iterator[Figure]:
     """The Gram matrix of shares, and the products of matrices step 8 needs."""
     columns = sizes.columns() + 1
     few = min(sizes.rows(OBJECT_ROWS), OBJECT_ROWS)
-    one = alone(few, columns)
-    size: dict[str, int | float] = {"rows": few, "columns": columns}
+    one = alone(few, columns, sizes.field_bits())
+    size: dict[str, int | float] = {"rows": few, "columns": columns, "bits of the field": sizes.field_bits()}
     yield Figure("gram", "Gram matrix", size, one.gram / few * 1e6, "µs a row", one.gram_objects / few * 1e6, OBJECTS)
-    for field in (FIELD_191, FIELD_254):
+    for field in FIELDS.values():
         yield product(field, columns - 1)
 
 
 def product(field: PrimeField, d: int) -> Figure:
     stream = PseudorandomElements(field, bytes(32))
-    a, b = (stream.elements(i * d * d, d * d).reshape(d, d, field.words) for i in (0, 1))
-    x, y = field.to_ints(a), field.to_ints(b)
-    assert (field.to_ints(field.matmul(a, b)) == x.dot(y) % field.p).all()
-    ours, objects = best(lambda: field.matmul(a, b), lambda: x.dot(y) % field.p)
+    a, b = (Residues.of_words(field, stream.elements(i * d * d, d * d)).reshape(d, d) for i in (0, 1))
+    x, y = a.integers(), b.integers()
+    assert ((a @ b).integers() == x.dot(y) % field.p).all()
+    ours, objects = best(lambda: (a @ b).canonical(), lambda: x.dot(y) % field.p)
     what = f"product of two matrices modulo a prime of {field.bits} bits"
     return Figure("gram", what, {"features": d}, ours * 1e3, "ms", objects * 1e3, OBJECTS)

@@ -44,7 +44,7 @@ def measure(rows: int, features: int, iterations: int, folder: Path) -> Iterator
     size: dict[str, int | float] = {"rows": rows, "features": features}
     words = f"SPU 0.9.5, ABY3, 128 bits, {iterations} iterations"
     yield Figure("spu", "steps 7 and 8", size, shared + ours.whole, "s", theirs["seconds"], words)
-    precision = lasso.difference(ours.fit, x, y, model)
+    precision = lasso.difference(ours.fits[0], x, y, model)
     yield Figure("spu", "largest difference from scikit-learn", size, precision, "sd", difference, words)
 
 
