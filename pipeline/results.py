@@ -60,6 +60,7 @@ def result_document(
     records: int,
     iterations: int,
     rounds: int,
+    hiding_bits: float,
     sent_bytes: int,
     seconds: Mapping[str, float],
     model: OpenedModel | None,
@@ -68,6 +69,7 @@ def result_document(
     """The content of `result.json`; the third party has neither `model` nor `own_rows`.
 
     rounds : of communication in step 8, one after another.
+    hiding_bits : of all numbers opened under masks in step 8 together, see `secure_lasso.Fit`.
     sent_bytes : by this party to both others in all steps.
     """
     settings = agreement.model
@@ -97,7 +99,7 @@ def result_document(
     document["versions"] = {"pipeline": __version__} | {
         name: metadata.version(name) for name in ("mpyc", "phe", "numpy")
     }
-    document |= {"rounds": rounds, "sent_bytes": sent_bytes}
+    document |= {"rounds": rounds, "hiding_bits": round(hiding_bits, 1), "sent_bytes": sent_bytes}
     document["seconds"] = {step: round(value, 3) for step, value in seconds.items()}
     return document
 

@@ -87,6 +87,7 @@ def _fit_and_write(
         records=joined.gram.records,
         iterations=fit.iterations,
         rounds=rounds,
+        hiding_bits=fit.hiding_bits,
         sent_bytes=node.sent_bytes,
         seconds=seconds,
         model=model,

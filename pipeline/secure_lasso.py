@@ -19,6 +19,7 @@ whether the outcome is constant, whether a column has too little spread, one bit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -101,13 +102,18 @@ class Problem:
 
 @dataclass(frozen=True)
 class Fit:
-    """The model on the original scale; at the third party only `iterations` is not None."""
+    """The model on the original scale; at the third party its parts are None.
+
+    hiding_bits : all numbers opened under masks on the way to it are within 2^-hiding_bits of numbers that depend on
+        nothing secret.
+    """
 
     iterations: int
     coefficients: tuple[float, ...] | None
     intercept: float | None
     r2: float | None
     mse: float | None
+    hiding_bits: float
 
 
 @dataclass(frozen=True)
@@ -712,7 +718,7 @@ class SecureLasso:
         results["variance of the outcome"] = mpc.concatenate(mantissa, place)
         opened = await mpc.runtime.open_to_controllers(results, self.problem.controllers)
         if opened is None:
-            return [Fit(iterations, None, None, None, None)] * count
+            return [Fit(iterations, None, None, None, None, self.hiding_bits)] * count
         p = mpc.field.p
         signed = {name: [int(x) - p if x > p // 2 else int(x) for x in values] for name, values in opened.items()}
         steps = np.array(signed["slopes"], dtype=object).reshape(count, self.d)
@@ -733,7 +739,13 @@ class SecureLasso:
         mantissa, place = variance
         total = Fraction(mantissa, ONE) * _power(2 * (place + 1 - outcome)) / self.n**2
         mse = (1 - explained) * total
-        return Fit(iterations, tuple(map(float, slopes)), float(constant), float(explained), float(mse))
+        coefficients = tuple(map(float, slopes))
+        return Fit(iterations, coefficients, float(constant), float(explained), float(mse), self.hiding_bits)
+
+    @property
+    def hiding_bits(self) -> float:
+        """Of all masked openings so far."""
+        return self.sizes.statistical_bits - math.log2(max(1, self.mpc.opened.masked))
 
 
 def fraction_bits(phase: Phase) -> int:

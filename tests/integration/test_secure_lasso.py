@@ -133,7 +133,7 @@ def test_several_penalties_open_no_more_than_one_and_take_as_many_rounds_as_the_
     """That the conditions hold is opened for all penalties at once, not for each."""
     found, opened, rounds = results[0][name]
     assert results[1][name][0] == found
-    assert results[2][name][0] == [Fit(found[0].iterations, None, None, None, None)] * len(found)
+    assert results[2][name][0] == [Fit(found[0].iterations, None, None, None, None, found[0].hiding_bits)] * len(found)
     assert len({one.iterations for one in found}) == 1
     once = [each for each in opened if each != "conditions hold"]
     assert len(once) == len(set(once)) and set(opened) <= set(OPENED)
@@ -144,7 +144,8 @@ def test_several_penalties_open_no_more_than_one_and_take_as_many_rounds_as_the_
 def test_both_controllers_get_the_same_and_the_third_party_the_iterations_only(name: str, results: Any) -> None:
     first, second, third = (party[name][0] for party in results)
     assert first == second
-    assert third == Fit(first.iterations, None, None, None, None)
+    assert third == Fit(first.iterations, None, None, None, None, first.hiding_bits)
+    assert 40 <= first.hiding_bits < 60
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -35,6 +35,7 @@ def test_coefficients_have_full_names_in_order_and_features_one_entry_a_column()
         records=60,
         iterations=15,
         rounds=250,
+        hiding_bits=42.3456,
         sent_bytes=1234567,
         seconds={"prepare": 0.12345},
         model=MODEL,
@@ -52,14 +53,22 @@ def test_coefficients_have_full_names_in_order_and_features_one_entry_a_column()
     ]
     assert document["own_rows"] == {"read": 70, "dropped": {"age": 3}}
     assert document["seconds"] == {"prepare": 0.123}
-    assert document["rounds"] == 250 and document["sent_bytes"] == 1234567
+    assert document["rounds"] == 250 and document["hiding_bits"] == 42.3 and document["sent_bytes"] == 1234567
     assert document["outcome"] == "days" and document["agreement"] == AGREEMENT.digest
     json.dumps(document, allow_nan=False)
 
 
 def test_the_third_partys_document_has_no_model_and_no_rows() -> None:
     document = result_document(
-        AGREEMENT, records=60, iterations=15, rounds=250, sent_bytes=9, seconds={}, model=None, own_rows=None
+        AGREEMENT,
+        records=60,
+        iterations=15,
+        rounds=250,
+        hiding_bits=42.0,
+        sent_bytes=9,
+        seconds={},
+        model=None,
+        own_rows=None,
     )
     assert not {"coefficients", "intercept", "fit", "own_rows"} & set(document)
     assert document["records"] == 60 and document["converged"] is True
