@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from lassos import deal, reference, strongest_penalty, table
-from mpc_processes import run_three
+from mpc_processes import PARTIES, run_three
 
 from benchmarks import ROOT
 from benchmarks.measuring import Figure, Sizes
@@ -90,6 +90,8 @@ async def fit(runtime: Runtime, gram: GramShare, problem: Problem) -> Timing:
         max_iterations=model.max_iterations,
         problems=len(problem.penalties),
     )
+    peers = [i for i in range(PARTIES) if i != runtime.pid]
+    await runtime.supervise(runtime.exchange("ready", dict.fromkeys(peers, b""), dict.fromkeys(peers, 0)))
     solver = TimedLasso(Arithmetic(runtime, sizes.solver_field, sizes.statistical_bits), sizes, gram, problem)
     start, rounds, cpu = time.perf_counter(), runtime.rounds, time.process_time()
     fits = await runtime.supervise(solver.fit(lambda _: None))
