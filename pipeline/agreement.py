@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
@@ -24,6 +24,7 @@ from pipeline.pins import fingerprint
 Role = Literal["controller", "third-party"]
 Kind = Literal["numeric", "category"]
 Keys = Literal["standard", "subgroup"]
+ModelKind = Literal["lasso", "elastic-net", "ridge", "ols"]
 
 HTTPS_PORT = 443
 MAX_CANONICAL_BYTES = 4 << 20  # of an agreement from a peer
@@ -112,14 +113,27 @@ class Join:
 
 @dataclass(frozen=True)
 class Model:
-    """The parameters of the model; their meaning is in `docs/model.md`."""
+    """The parameters of the model; their meaning is in `docs/model.md`.
+
+    alpha : 0 for "ols".
+    l1_ratio : part of the penalty that is the lasso's; 1 for "lasso" and "ols", 0 for "ridge".
+    penalty_factors : by name of a coefficient, or of a category for all its levels; 1 for the others.
+    """
 
     alpha: float
-    kind: Literal["lasso"] = "lasso"
+    kind: ModelKind = "lasso"
+    l1_ratio: float = 1.0
+    penalty_factors: Mapping[str, float] = field(default_factory=dict)
+    positive: bool = False
     standardize: bool = True
     fit_intercept: bool = True
     tolerance: float = 1e-6
     max_iterations: int = 1000
+
+    def factors(self, names: Sequence[str]) -> tuple[float, ...]:
+        """The penalty factors of coefficients; that of a level comes before that of its category."""
+        of_column = (self.penalty_factors.get(name.partition("=")[0], 1.0) for name in names)
+        return tuple(self.penalty_factors.get(name, of) for name, of in zip(names, of_column, strict=True))
 
 
 @dataclass(frozen=True)
@@ -165,6 +179,9 @@ class Agreement:
             "model": {
                 "kind": self.model.kind,
                 "alpha": self.model.alpha,
+                "l1_ratio": self.model.l1_ratio,
+                "penalty_factors": dict(sorted(self.model.penalty_factors.items())),
+                "positive": self.model.positive,
                 "standardize": self.model.standardize,
                 "fit_intercept": self.model.fit_intercept,
                 "tolerance": self.model.tolerance,

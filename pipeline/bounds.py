@@ -22,6 +22,7 @@ VALUE_BITS = 43  # every encoded value is below 2^43 in absolute value
 FRACTIONAL_BITS = 64
 RIDGE_BITS = 28  # the polish adds 2^-28 to the diagonal, and takes its effect out again by refinement
 COARSE_RIDGE_BITS = 10  # the first polish adds so much more; few steps then invert the matrix
+RANK_BITS = 20  # least squares with a variance inflation factor above 2^20 are refused
 LARGEST_COARSE = 100  # 1/rho up to which the iterations need no more than COARSE_BITS
 COARSE_BITS = 36  # fractional bits of such iterations
 INVERSION_STEPS = 26  # at most, for up to 1000 features
@@ -95,7 +96,7 @@ def masked_openings(features: int, max_iterations: int, problems: int = 1) -> in
     phases = 5 * (max_iterations // 75 + 1).bit_length() + 5
     preparation = 8 * columns**2 + columns * 400
     iterations = 3 * columns * max_iterations
-    return preparation + 5 * inversion + problems * (iterations + phases * (inversion + 40 * columns))
+    return preparation + 6 * inversion + problems * (iterations + phases * (inversion + 40 * columns))
 
 
 def smallest_tolerance(features: int) -> float:

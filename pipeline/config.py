@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Context
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Literal, TypeVar, cast, get_args
 from urllib.parse import SplitResult, urlsplit
 
 from pipeline import pins
@@ -32,6 +32,7 @@ from pipeline.agreement import (
     Keys,
     Kind,
     Model,
+    ModelKind,
     Party,
     Role,
     Study,
@@ -81,7 +82,17 @@ THIRD_PARTY_IDS = frozenset({2})
 _TABLES = ("study", "party", "join", "model")
 _PARTY_KEYS = ("id", "name", "role", "url", "certificate")
 _COLUMN_KEYS = ("identifier", "identifier_pattern", "features", "categories", "ranges", "outcome")
-_MODEL_KEYS = ("kind", "alpha", "standardize", "fit_intercept", "tolerance", "max_iterations")
+_MODEL_KEYS = (
+    "kind",
+    "alpha",
+    "l1_ratio",
+    "penalty_factors",
+    "positive",
+    "standardize",
+    "fit_intercept",
+    "tolerance",
+    "max_iterations",
+)
 _LOCAL_KEYS = ("data", "private_key", "output", "listen", "decimal", "encoding", "missing", "compute")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*")
 
@@ -251,7 +262,7 @@ def _read_agreement(
     if readable is not None:
         readable += parties
     join = _join(_section(top, "join"))
-    model = _model(_section(top, "model"))
+    model = _model(_section(top, "model"), _penalised_names(parties))
     sound = len(faults) == before
     if smallest_tolerance is not None:  # a fault of the study as a whole, which can be read all the same
         faults += _tolerance_faults(model, smallest_tolerance(sum(len(party.names) for party in parties)))
@@ -280,23 +291,73 @@ def _join(table: Table) -> Join:
     return Join(bits, _or(keys, Join.keys))
 
 
-def _model(table: Table) -> Model:
+def _model(table: Table, names: Collection[str]) -> Model:
+    """names : what penalty factors may be given for."""
     table.refuse_unknown(_MODEL_KEYS)
-    table.require("alpha", "give the penalty, a number of at least 0")
-    table.choice("kind", ("lasso",))
-    alpha = table.number("alpha")
-    if alpha is not None and alpha < 0:
-        table.fault("alpha", "must be at least 0")
+    kind = cast(ModelKind, _or(table.choice("kind", get_args(ModelKind), hint=True), Model.kind))
     tolerance = table.number("tolerance")
     if tolerance is not None and not 0 < tolerance <= 1:
         table.fault("tolerance", f"must be above 0 and at most 1, for example {Model.tolerance}")
-    return Model(
-        alpha=_or(alpha, 0.0),
+    model = Model(
+        kind=kind,
+        alpha=_alpha(table, kind),
+        l1_ratio=_l1_ratio(table, kind),
+        penalty_factors=_penalty_factors(table, names),
+        positive=_or(table.truth("positive"), Model.positive),
         standardize=_or(table.truth("standardize"), Model.standardize),
         fit_intercept=_or(table.truth("fit_intercept"), Model.fit_intercept),
         tolerance=_or(tolerance, Model.tolerance),
         max_iterations=_or(table.whole("max_iterations", 1, MAX_ITERATIONS), Model.max_iterations),
     )
+    for key in ("penalty_factors", "positive") if kind == "ols" else ():
+        if key in table.values:
+            table.fault(key, 'is not for kind = "ols", which has no penalty')
+    if kind in ("elastic-net", "ridge") and not (model.standardize and model.fit_intercept):
+        table.fault("kind", f'"{kind}" needs standardize = true and fit_intercept = true')
+    return model
+
+
+def _alpha(table: Table, kind: ModelKind) -> float:
+    if kind == "ols":
+        if "alpha" in table.values:
+            table.fault("alpha", 'is not for kind = "ols", which has no penalty; leave it out')
+        return 0.0
+    table.require("alpha", "give the penalty, a number of at least 0")
+    alpha = table.number("alpha")
+    if alpha is not None and alpha < 0:
+        table.fault("alpha", "must be at least 0")
+    return _or(alpha, 0.0)
+
+
+def _l1_ratio(table: Table, kind: ModelKind) -> float:
+    if kind != "elastic-net":
+        if "l1_ratio" in table.values:
+            table.fault("l1_ratio", 'is for kind = "elastic-net" only')
+        return 0.0 if kind == "ridge" else 1.0
+    table.require("l1_ratio", "give the lasso's part of the penalty, from 0 to 1, for example 0.5")
+    ratio = table.number("l1_ratio")
+    if ratio is not None and not 0 <= ratio <= 1:
+        table.fault("l1_ratio", "must be from 0 (ridge) to 1 (lasso)")
+    return _or(ratio, 1.0)
+
+
+def _penalty_factors(table: Table, names: Collection[str]) -> dict[str, float]:
+    factors = table.table("penalty_factors", 'write for example { "hospital.age" = 0 }')
+    found = {}
+    for name, key in sorted(factors.columns().items()):
+        factor = factors.number(key)
+        if factor is not None and factor < 0:
+            factors.fault(key, "must be at least 0, which is no penalty")
+        if name not in names:
+            hint = f'; the nearest known one is "{nearest(name, names)}"' if names else ""
+            factors.fault(key, f"is no coefficient or category of this study{hint}")
+        found[name] = _or(factor, 1.0)
+    return found
+
+
+def _penalised_names(parties: Sequence[Party]) -> set[str]:
+    names = {name for party in parties for name in party.names}
+    return names | {f"{party.name}.{column}" for party in parties for column in party.categories}
 
 
 def _tolerance_faults(model: Model, smallest: float) -> list[str]:

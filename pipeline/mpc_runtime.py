@@ -41,6 +41,7 @@ CONTROLLERS = "controllers"
 OPENED: Mapping[str, str] = {
     "outcome is constant": ALL,
     "spread is too small": ALL,
+    "features are dependent": ALL,
     "conditions hold": ALL,
     "slopes": CONTROLLERS,
     "intercept": CONTROLLERS,

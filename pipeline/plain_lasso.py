@@ -16,9 +16,9 @@ is accepted when it satisfies the optimality conditions.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,13 +74,19 @@ class Phase:
 
 @dataclass(frozen=True)
 class Settings:
-    """The parameters of the model; see the contract of the model for their meaning."""
+    """The parameters of the model; see the contract of the model for their meaning.
+
+    factors : by which the penalty of each feature is multiplied; 1 for all if empty.
+    """
 
     alpha: float
     standardize: bool = True
     fit_intercept: bool = True
     tolerance: float = 1e-6
     max_iterations: int = 1000
+    l1_ratio: float = 1.0
+    factors: tuple[float, ...] = ()
+    positive: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,13 +121,17 @@ class Support:
     sign: Vector
 
 
-def schedule(max_iterations: int, fit_intercept: bool) -> Iterator[Phase]:
-    """The phases, the same for everyone; the last one ends at `max_iterations`."""
+def schedule(max_iterations: int, fit_intercept: bool, quick: bool = True) -> Iterator[Phase]:
+    """The phases, the same for everyone; the last one ends at `max_iterations`.
+
+    quick : the first polish has a large ridge. Without a lasso's penalty, or with a quadratic one, small eigenvalues
+        matter more.
+    """
     done = 0
     for stretch in itertools.count():
         for inverse_rho in INVERSE_RHOS if fit_intercept else INVERSE_RHOS_UNCENTRED:
             iterations = min(FIRST_PHASE << stretch, max_iterations - done)
-            yield Phase(inverse_rho, iterations, RIDGE_BITS if done else COARSE_RIDGE_BITS)
+            yield Phase(inverse_rho, iterations, COARSE_RIDGE_BITS if quick and not done else RIDGE_BITS)
             done += iterations
             if done == max_iterations:
                 return
@@ -178,22 +188,32 @@ def thresholds(of: Moments, settings: Settings) -> tuple[Vector, Vector]:
     norms = np.sqrt(np.diag(of.squares)) / of.records
     deviations = np.sqrt(np.diag(of.centred)) / of.records
     weights = deviations[:-1] if settings.standardize else np.ones(len(norms) - 1)
+    factors = np.array(settings.factors or [1.0] * len(weights))
     varies = deviations[:-1] > 0
     relative = np.where(varies, weights / np.where(varies, norms[:-1], 1), 0)
-    tau = np.minimum(settings.alpha * relative / norms[-1], THRESHOLD_LIMIT) + ~varies
+    tau = np.minimum(settings.alpha * settings.l1_ratio * factors * relative / norms[-1], THRESHOLD_LIMIT) + ~varies
     tolerance = settings.tolerance * relative * deviations[-1] / norms[-1] + smallest_tolerance(len(tau))
     return tau, MARGIN * np.minimum(tolerance, 1)
 
 
-def soft_threshold(v: Vector, threshold: Vector) -> tuple[Vector, Support]:
-    """Move v towards zero by the threshold; return the result with its support."""
-    above, below = v > threshold, -v > threshold
+def ridge(alpha: float, l1_ratio: float, factors: Sequence[float]) -> tuple[float, ...]:
+    """What the quadratic part of the penalty adds to the diagonal of R. With it the features are scaled once more, by
+    (1 + that)^(-1/2), so that the diagonal is 1 again.
+    """
+    return tuple(alpha * (1 - l1_ratio) * factor for factor in factors)
+
+
+def soft_threshold(v: Vector, threshold: Vector, positive: bool = False) -> tuple[Vector, Support]:
+    """Move v towards zero by the threshold, to zero what is negative if only positive numbers are allowed; return the
+    result with its support.
+    """
+    above, below = v > threshold, (-v > threshold) & (not positive)
     support = Support((above | below).astype(float), above.astype(float) - below)
     return support.active * v - support.sign * threshold, support
 
 
 def solve(
-    correlation: Matrix, q: Vector, tau: Vector, tolerance: Vector, phases: Iterable[Phase]
+    correlation: Matrix, q: Vector, tau: Vector, tolerance: Vector, phases: Iterable[Phase], positive: bool = False
 ) -> tuple[Vector, int]:
     """Return the normalised coefficients and the number of iterations; raises Refused when it does not converge."""
     d = len(q)
@@ -205,13 +225,14 @@ def solve(
         for _ in range(phase.iterations):
             x = RELAXATION * shrink @ (q + rho * (z - u)) + (1 - RELAXATION) * z
             v = x + u
-            z, support = soft_threshold(v, tau / rho)
+            z, support = soft_threshold(v, tau / rho, positive)
             u = v - z
         dual = u * rho
         iterations += phase.iterations
-        b, support = polish(correlation, q, tau, tolerance, z, support, 2.0**-phase.ridge_bits)
+        free = (8 * tau <= tolerance) & (not positive)
+        b, support = polish(correlation, q, tau, free, z, support, 2.0**-phase.ridge_bits)
         strict = tolerance / STRICTER if phase.has_large_ridge else tolerance
-        if conditions_hold(correlation, q, tau, strict, b, support):
+        if conditions_hold(correlation, q, tau, strict, b, support, positive):
             return b, iterations
     raise Refused("not-converged", not_converged(iterations))
 
@@ -221,7 +242,7 @@ def not_converged(iterations: int) -> str:
 
 
 def polish(
-    correlation: Matrix, q: Vector, tau: Vector, tolerance: Vector, z: Vector, support: Support, ridge: float
+    correlation: Matrix, q: Vector, tau: Vector, sign_is_free: Any, z: Vector, support: Support, ridge: float
 ) -> tuple[Vector, Support]:
     """Solve R b = q - tau sign on the support, near z; drop coefficients whose sign does not agree.
 
@@ -238,17 +259,18 @@ def polish(
     b = z
     for _ in range(REFINEMENTS):
         b = b + approximate_inverse @ (right_side - equations @ b)
-    agrees = (support.sign * b >= 0) | (8 * tau <= tolerance)
+    agrees = (support.sign * b >= 0) | sign_is_free
     support = Support(support.active * agrees, support.sign * agrees)
     return support.active * b, support
 
 
 def conditions_hold(
-    correlation: Matrix, q: Vector, tau: Vector, tolerance: Vector, b: Vector, support: Support
+    correlation: Matrix, q: Vector, tau: Vector, tolerance: Vector, b: Vector, support: Support, positive: bool = False
 ) -> bool:
     """Whether b satisfies the optimality (Karush-Kuhn-Tucker) conditions of the lasso within the tolerance."""
-    gradient = q - correlation @ b
-    off = np.abs(gradient - support.sign * tau) - (1 - support.active) * tau
+    gradient = q - correlation @ b - support.sign * tau
+    pulled = gradient if positive else np.abs(gradient)  # of a coefficient that is 0 and must not be negative
+    off = np.where(support.active > 0, np.abs(gradient), pulled) - (1 - support.active) * tau
     return bool((off <= tolerance).all() and (np.abs(b) < 2.0**COEFFICIENT_BITS).all())
 
 
@@ -260,7 +282,13 @@ def fit(gram: NDArray[np.object_], settings: Settings) -> Fit:
         raise Refused("constant-outcome", constant_outcome())
     correlation, q = correlations(of)
     tau, tolerance = thresholds(of, settings)
-    b, iterations = solve(correlation, q, tau, tolerance, schedule(settings.max_iterations, settings.fit_intercept))
+    added = ridge(settings.alpha, settings.l1_ratio, settings.factors or (1.0,) * len(q))
+    root = (1 + np.array(added)) ** -0.5
+    scaled = np.where(np.eye(len(q)) > 0, correlation, root[:, None] * correlation * root)
+    quick = settings.alpha > 0 and settings.l1_ratio == 1
+    phases = schedule(settings.max_iterations, settings.fit_intercept, quick)
+    b, iterations = solve(scaled, root * q, root * tau, root * tolerance, phases, settings.positive)
+    b = root * b
     varies = np.diag(of.centred)[:-1] > 0
     slopes = np.where(varies, b * np.sqrt(square[-1] / np.where(varies, square[:-1], 1)), 0)
     means = of.sums / of.records
@@ -274,6 +302,13 @@ def too_little_spread() -> str:
     return (
         "over the matched records a column varies too little for its scale, or without an intercept lies too far from"
         " zero: look with check for values far from the rest, declare a range, or subtract a constant"
+    )
+
+
+def dependent_features() -> str:
+    return (
+        "over the matched records a feature is a combination of the others, or there are fewer records than"
+        " coefficients, so least squares have no single solution; leave features out, or agree on a lasso or a ridge"
     )
 
 

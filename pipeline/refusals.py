@@ -30,4 +30,6 @@ def sentence(rule: str, agreement: Agreement) -> str | None:
             return plain_lasso.constant_outcome()
         case "spread":
             return plain_lasso.too_little_spread()
+        case "rank":
+            return plain_lasso.dependent_features()
     return None

@@ -82,6 +82,9 @@ def result_document(
         "model": {
             "kind": settings.kind,
             "alpha": settings.alpha,
+            "l1_ratio": settings.l1_ratio,
+            "penalty_factors": dict(settings.penalty_factors),
+            "positive": settings.positive,
             "standardize": settings.standardize,
             "fit_intercept": settings.fit_intercept,
             "tolerance": settings.tolerance,

@@ -127,7 +127,8 @@ def _problem(agreement: Agreement, joined: JoinResult) -> Problem:
     owners = tuple(party.id for party in agreement.controllers for _ in range(party.width))
     outcome_party = agreement.outcome_party
     outcome = len(owners) - 1 - owners[::-1].index(outcome_party.id)  # the last of its owner's columns
-    return Problem(agreement.model, owners, outcome, joined.exponents, joined.offsets or ())
+    factors = agreement.model.factors(agreement.names)
+    return Problem(agreement.model, owners, outcome, joined.exponents, joined.offsets or (), factors=factors)
 
 
 class JoinProcess:

@@ -12,7 +12,8 @@ Several penalties are fitted in the same rounds: a coefficient vector has shape
 (penalties, features).
 
 Opened, besides numbers under masks inside the operations of `primitives.py`:
-whether the outcome is constant, whether a column has too little spread, one bit
+whether the outcome is constant, whether a column has too little spread, for
+least squares whether features are dependent, one bit
 "the conditions hold" after each phase, and the results (`OPENED` in
 `mpc_runtime.py`).
 """
@@ -20,7 +21,7 @@ whether the outcome is constant, whether a column has too little spread, one bit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -38,7 +39,9 @@ from pipeline.bounds import (
     OUTCOME_SPREAD_BITS,
     POLISH_BITS,
     R2_BITS,
+    RANK_BITS,
     RATIO_BITS,
+    RIDGE_BITS,
     SLOPE_BITS,
     SPREAD_BITS,
     THRESHOLD_LIMIT,
@@ -73,6 +76,7 @@ class Problem:
         which must not know them.
     offsets : c 2^exponent, integers, of this party's own columns, in order; empty at the third party.
     alphas : penalties to fit with; that of the model if empty.
+    factors : by which the penalty of each feature is multiplied; 1 for all if empty.
     """
 
     model: Model
@@ -81,6 +85,7 @@ class Problem:
     exponents: tuple[int, ...] | None
     offsets: tuple[int, ...]
     alphas: tuple[float, ...] = ()
+    factors: tuple[float, ...] = ()
 
     @property
     def controllers(self) -> tuple[int, ...]:
@@ -176,7 +181,7 @@ async def fit(
 
     progress : called with the number of iterations after each phase.
 
-    Raises Refused, at all parties alike: "constant-outcome", "spread" or
+    Raises Refused, at all parties alike: "constant-outcome", "spread", "rank" or
     "not-converged"; or the error that ended a link.
     """
     return (await fit_path(runtime, gram, problem, progress))[0]
@@ -213,19 +218,33 @@ class SecureLasso:
         self.model = problem.model
         self.d = problem.features
         self.ones = np.ones(self.d, np.int64)
+        self.factors = problem.factors or (1.0,) * self.d
+        self.ridge = plain_lasso.ridge(problem.penalties[0], self.model.l1_ratio, self.factors)
+        if any(self.ridge) and len(problem.penalties) > 1:
+            raise LocalProtocolError("penalties with a quadratic part are fitted one at a time")
+        self.root = tuple((1 + added) ** -0.5 for added in self.ridge)
 
     async def fit(self, progress: Callable[[int], None]) -> list[Fit]:
         of = await self.moments()
         sizes, correlation, q = await self.standardise(of)
-        penalty, steps = await self.penalties_and_first_step(sizes, correlation, q)
-        b, support, iterations = await self.solve(correlation, q, penalty, steps, progress)
+        if self.model.kind == "ols":
+            await self.refuse_dependent_features(correlation, sizes)
+        scaled, scaled_q = await self.with_ridge(correlation, q)
+        penalty, steps = await self.penalties_and_first_step(sizes, scaled, scaled_q)
+        b, support, iterations = await self.solve(scaled, scaled_q, penalty, steps, progress)
+        if any(self.ridge):
+            b = await self.mpc.truncate(b * self.roots, F, 2 * F + COEFFICIENT_BITS + 4)
         return await self.open_results(iterations, correlation, q, b, support, of, sizes)
+
+    def phases(self) -> Iterator[Phase]:
+        quick = min(self.problem.penalties) > 0 and self.model.l1_ratio == 1
+        return schedule(self.model.max_iterations, self.model.fit_intercept, quick)
 
     async def penalties_and_first_step(
         self, sizes: Sizes, correlation: Shares, q: Shares
     ) -> tuple[Penalty, dict[int, tuple[Shares, Shares]]]:
         """Two things that do not wait for one another; the steps are those `solve` begins with."""
-        first = next(schedule(self.model.max_iterations, self.model.fit_intercept))
+        first = next(self.phases())
         penalty, step = await self.mpc.together(self.thresholds(sizes), self.x_step(correlation, q, first))
         return penalty, {first.inverse_rho: step}
 
@@ -328,7 +347,43 @@ class SecureLasso:
         correlation = symmetric(entries, upper, columns, diagonal=varies * ONE)
         return correlation[:-1, :-1], correlation[:-1, -1]
 
+    async def refuse_dependent_features(self, correlation: Shares, sizes: Sizes) -> None:
+        """Refuse least squares where a feature is explained by the others up to 2^-RANK_BITS of its variance.
+
+        The diagonal of the inverse of R has the variance inflation factors. Features without variance get 0 and are
+        left out.
+        """
+        mpc, places = self.mpc, np.arange(self.d)
+        constant = symmetric(
+            Residues.zeros(mpc.field, self.d * (self.d - 1) // 2),
+            np.triu_indices(self.d, 1),
+            self.d,
+            diagonal=(1 - sizes.spread.positive[:-1]) * ONE,
+        )
+        ridge = 2.0**-RIDGE_BITS
+        matrix = correlation + constant + self.scaled_identity(mpc, fixed(ridge))
+        factors = (await self.inverse(matrix, ridge / 2, self.d + 1))[places, places]
+        small = await mpc.nonnegative((ONE << RANK_BITS) - factors, F + RIDGE_BITS + 4)
+        if not await mpc.is_zero("features are dependent", self.d - small.sum()):
+            raise Refused("rank", plain_lasso.dependent_features())
+
     # Penalties
+
+    @property
+    def roots(self) -> Shares:
+        return self.mpc.public([fixed(root) for root in self.root])
+
+    async def with_ridge(self, correlation: Shares, q: Shares) -> tuple[Shares, Shares]:
+        """R and q of the problem with the quadratic part of the penalty in R, scaled so that its diagonal is 1."""
+        if not any(self.ridge):
+            return correlation, q
+        mpc = self.mpc
+        i, j = upper = np.triu_indices(self.d, 1)
+        both = mpc.public([fixed(self.root[a] * self.root[b]) for a, b in zip(i, j, strict=True)])
+        products = mpc.concatenate(correlation[i, j] * both, q * self.roots)
+        entries, q = mpc.split(await mpc.truncate(products, F, 2 * F + 4), i.shape, (self.d,))
+        diagonal = correlation[np.arange(self.d), np.arange(self.d)]
+        return symmetric(entries, upper, self.d, diagonal=diagonal), q
 
     async def thresholds(self, sizes: Sizes) -> Penalty:
         """The penalties tau and the tolerances of the optimality conditions, in the normalised scale.
@@ -337,15 +392,18 @@ class SecureLasso:
         the outcome: tau_j = alpha (w_j / u_j) / u, tolerance_j = tolerance (w_j / u_j) (s / u).
         """
         mpc, model, features = self.mpc, self.model, slice(self.d)
-        alphas = self.problem.penalties
-        shape = (len(alphas), self.d)
+        weights = np.array(self.factors) * self.root * model.l1_ratio
+        shape = (len(self.problem.penalties), self.d)
+        values = np.outer(self.problem.penalties, weights)
         if model.standardize:
             limit = THRESHOLD_LIMIT << (0 if model.fit_intercept else MEAN_TO_SPREAD_BITS + 1)
-            tau = (await self.per_norm(sizes, [(self.d, alpha) for alpha in alphas], limit)).reshape(-1, 1)
-            relative = mpc.public([fixed(model.tolerance)] * self.d)
+            distinct, where = np.unique(values, return_inverse=True)
+            tau = await self.per_norm(sizes, [(self.d, value) for value in distinct.tolist()], limit)
+            tau = tau[where.reshape(shape)]
+            relative = mpc.public([fixed(model.tolerance * root) for root in self.root])
         else:
             tau, relative = await mpc.together(
-                self.per_two_norms(sizes, alphas),
+                self.per_two_norms(sizes, values.tolist()),
                 self.per_norm(sizes, [(j, model.tolerance) for j in range(self.d)], 1),
             )
         if not model.fit_intercept:
@@ -388,9 +446,10 @@ class SecureLasso:
         above = await self.mpc.nonnegative(excess, F + MEAN_TO_SPREAD_BITS + 8)
         return x - await self.mpc.reduce(above * excess)
 
-    async def per_two_norms(self, sizes: Sizes, values: Sequence[float]) -> Shares:
-        """Return value / (norm of the feature * norm of the outcome), shape (values, features), cut at 1 to 4 times
-        THRESHOLD_LIMIT.
+    async def per_two_norms(self, sizes: Sizes, values: Sequence[Sequence[float]]) -> Shares:
+        """Return value / (norm of the feature * norm of the outcome), cut at 1 to 4 times THRESHOLD_LIMIT.
+
+        values : one for each feature, a row for each penalty.
 
         As in `per_norm`; the table has one entry for each sum of the two places.
         """
@@ -399,7 +458,9 @@ class SecureLasso:
 
         def table(exponents: Sequence[int]) -> list[int]:
             powers = [
-                (Fraction(value) * self.n**2, exponents[j] + exponents[-1] - 2) for value in values for j in range(d)
+                (Fraction(value) * self.n**2, exponents[j] + exponents[-1] - 2)
+                for row in values
+                for j, value in enumerate(row)
             ]
             return [x for value, power in powers for x in _halvings(value, power, 2 * places - 1, THRESHOLD_LIMIT)]
 
@@ -490,7 +551,7 @@ class SecureLasso:
         z = u = Residues.zeros(mpc.field, *penalty.tau.shape)
         found: Solved | None = None
         previous, iterations = None, 0
-        for phase in schedule(self.model.max_iterations, self.model.fit_intercept):
+        for phase in self.phases():
             if phase.inverse_rho not in steps:
                 steps[phase.inverse_rho] = await self.x_step(correlation, q, phase)
             threshold = await self.at_precision(penalty.tau * phase.inverse_rho, F, phase) + 8
@@ -566,17 +627,19 @@ class SecureLasso:
         for k in range(phase.iterations):
             exact = ((at_zero + u) << f) + z * mpc.public(fixed(1 - RELAXATION, f)) + (z - u) @ linear
             limit = (threshold + 1) << f
-            comparison = mpc.comparison(2 * z.size, 2 * f + ITERATE_BITS + 2)
-            sides = stack([exact - limit, -exact - limit])
+            sides = stack([exact - limit] if self.model.positive else [exact - limit, -exact - limit])
+            comparison = mpc.comparison(sides.size, 2 * f + ITERATE_BITS + 2)
             truncated = self.sides_times_known(exact, threshold, comparison, f)
             _, (v, sides, known) = await mpc.together(comparison.run(sides.ravel()), truncated)
             moved = comparison.times(sides.ravel(), known).reshape(*sides.shape)
-            moved = moved[0] - moved[1]
+            moved = moved[0] if self.model.positive else moved[0] - moved[1]
             if k + 1 < phase.iterations:
                 z = await mpc.reduce(moved)
             else:
                 z, bits = mpc.split(await mpc.reduce(mpc.concatenate(moved, comparison.times())), z.shape, sides.shape)
-                support = Support(bits[0] + bits[1], bits[0] - bits[1])
+                support = (
+                    Support(bits[0], bits[0]) if self.model.positive else Support(bits[0] + bits[1], bits[0] - bits[1])
+                )
             u = (v - z).carried()
         if support is None:
             raise LocalProtocolError("a phase without iterations")
@@ -587,7 +650,7 @@ class SecureLasso:
     ) -> tuple[Shares, Shares, Shares]:
         """v, how far it is beyond either threshold, and that times what the holders know of the comparison."""
         v = await self.mpc.truncate(exact, f, 2 * f + ITERATE_BITS + 2)
-        sides = stack([v - threshold, -v - threshold])
+        sides = stack([v - threshold] if self.model.positive else [v - threshold, -v - threshold])
         return v, sides, await self.mpc.reduce(comparison.holders_bit * sides.ravel())
 
     async def polish(
@@ -621,7 +684,9 @@ class SecureLasso:
             residual = right_side - await mpc.truncate(fitted, F, 2 * F + POLISH_BITS + 10)
             change = (approximate_inverse @ residual.reshape(*b.shape, 1)).reshape(*b.shape)
             b = (b + await mpc.truncate(change, f, F + f + POLISH_BITS + 10)).carried()
-        signed = sign * b + penalty.sign_is_free * (ONE << POLISH_BITS)
+        signed = sign * b
+        if not self.model.positive:
+            signed = signed + penalty.sign_is_free * (ONE << POLISH_BITS)
         comparison = mpc.comparison(b.size, F + POLISH_BITS + 3)
         _, (values, known) = await mpc.together(
             comparison.run(signed.ravel()), self.times_known(active, sign, b, comparison)
@@ -649,8 +714,11 @@ class SecureLasso:
         mpc = self.mpc
         off = (q << F) - b @ correlation - (support.sign * tau << F)
         allowed = tolerance + (1 - support.active) * tau << F
+        below = allowed
+        if self.model.positive:  # a coefficient of 0 may be pulled towards negative numbers
+            below = allowed + (1 - support.active) * mpc.public(1 << 2 * F + POLISH_BITS + 9)
         limit = placed(mpc.field, ONE << COEFFICIENT_BITS, self.ones)
-        margins = concatenate([allowed - off, allowed + off, limit - b << F, limit + b << F], axis=-1)
+        margins = concatenate([allowed - off, below + off, limit - b << F, limit + b << F], axis=-1)
         holds = (await mpc.nonnegative(margins, 2 * F + POLISH_BITS + 12)).sum()
         missing = holds - margins.shape[-1]
         if missing.size == 1:

@@ -59,6 +59,7 @@ class AbortCode(Enum):
     REFUSED_NOT_CONVERGED = 34
     REFUSED_CONSTANT_OUTCOME = 35
     REFUSED_SPREAD = 36
+    REFUSED_RANK = 37
 
 
 _RULES = {
@@ -68,6 +69,7 @@ _RULES = {
     "not-converged": AbortCode.REFUSED_NOT_CONVERGED,
     "constant-outcome": AbortCode.REFUSED_CONSTANT_OUTCOME,
     "spread": AbortCode.REFUSED_SPREAD,
+    "rank": AbortCode.REFUSED_RANK,
     "refused": AbortCode.REFUSED,
 }
 

@@ -17,7 +17,7 @@ from pipeline.errors import (
     Refused,
     RemoteProtocolError,
 )
-from pipeline.plain_lasso import constant_outcome, not_converged, too_little_spread
+from pipeline.plain_lasso import constant_outcome, dependent_features, not_converged, too_little_spread
 from pipeline.refusals import too_few_records
 from pipeline.session import (
     MAX_NAMED_KEYS,
@@ -360,6 +360,7 @@ STUDY_RULES = {
     AbortCode.REFUSED_NOT_CONVERGED: not_converged(1000),
     AbortCode.REFUSED_CONSTANT_OUTCOME: constant_outcome(),
     AbortCode.REFUSED_SPREAD: too_little_spread(),
+    AbortCode.REFUSED_RANK: dependent_features(),
 }
 
 
