@@ -60,7 +60,7 @@ def delays() -> Iterator[float]:
     delay = FIRST_DELAY
     while True:
         yield delay
-        delay = min(delay * 1.6, LONGEST_DELAY)
+        delay = min(delay * 1.3, LONGEST_DELAY)
 
 
 def diagnose(error: BaseException, agreement: Agreement, peer: Party, own_certificate: bytes) -> Trouble:

@@ -18,19 +18,20 @@ import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline import bounds, config, join_process, secure_lasso
+from pipeline import bounds, config, join_process
 from pipeline.compute import no_core_dump
 from pipeline.config import Agreement, Local
 from pipeline.errors import PipelineError
 from pipeline.join_process import FailureReport, JoinResult
 from pipeline.messages import MAX_ROWS
-from pipeline.mpc_runtime import make_runtime
 from pipeline.progress import Reporter
 from pipeline.results import OpenedModel, OwnRows, result_document, write_result
-from pipeline.secure_lasso import Fit, Problem
-from pipeline.transport import Node, abort_code
+
+if TYPE_CHECKING:
+    from pipeline.secure_lasso import Fit, Problem
+    from pipeline.transport import Node
 
 FINISH_SECONDS = 60.0  # for the slowest party to come to the end; a dead one is noticed sooner
 GRACE_SECONDS = 5.0  # between a peer's failure and a hard exit, if something does not let go
@@ -59,6 +60,10 @@ def run(agreement: Agreement, local: Local, party_id: int, *, wait: float, show:
     if agreement.join.keys == "subgroup":
         show.note(SUBGROUP_NOTE)
     with JoinProcess(agreement, local, party_id, show) as join:
+        # The join process takes a while to start, and so do these modules; so they do it at the same time.
+        from pipeline import secure_lasso  # noqa: F401
+        from pipeline.transport import Node
+
         join.wait_until_ready()
         node = Node(agreement, local, party_id)
         with _Guard(node):
@@ -106,6 +111,9 @@ def _fit_and_write(
 
 async def _fit(agreement: Agreement, party_id: int, node: Node, joined: JoinResult, show: Reporter) -> tuple[Fit, int]:
     """Step 8; the model and the number of rounds."""
+    from pipeline import secure_lasso
+    from pipeline.mpc_runtime import make_runtime
+
     peers = [party.id for party in agreement.parties if party.id != party_id]
     runtime = make_runtime(party_id, {peer: node.link(peer) for peer in peers})
     loop = asyncio.get_running_loop()
@@ -124,6 +132,8 @@ async def _fit(agreement: Agreement, party_id: int, node: Node, joined: JoinResu
 
 
 def _problem(agreement: Agreement, joined: JoinResult) -> Problem:
+    from pipeline.secure_lasso import Problem
+
     owners = tuple(party.id for party in agreement.controllers for _ in range(party.width))
     outcome_party = agreement.outcome_party
     outcome = len(owners) - 1 - owners[::-1].index(outcome_party.id)  # the last of its owner's columns
@@ -254,6 +264,8 @@ class _Guard:
     ) -> None:
         self._over.set()
         if error is not None and self._node.failure is None:
+            from pipeline.transport import abort_code
+
             self._node.abort(abort_code(error))
         self._node.close()
 
