@@ -801,6 +801,8 @@ class SecureLasso:
     def on_original_scale(self, iterations: int, steps: Any, intercept: int | None, r2: int, variance: Any) -> Fit:
         """A controller's last step: multiply what was opened by the public scales."""
         *features, outcome = self.exponents
+        if self.model.positive:  # the last bits of a number near 0 are off by a few units, to either side
+            steps = [max(x, 0) for x in steps]
         slopes = [Fraction(x, 1 << SLOPE_BITS) * _power(e - outcome) for x, e in zip(steps, features, strict=True)]
         constant = 0 if intercept is None else Fraction(intercept, self.n << SLOPE_BITS) * _power(-outcome)
         explained = min(Fraction(r2, ONE), Fraction(1))

@@ -165,6 +165,19 @@ def test_the_steps_in_the_clear_say_the_same(kind: Any, positive: bool) -> None:
         assert plain.coefficients == pytest.approx(ours, rel=1e-6, abs=1e-9)
 
 
+@pytest.mark.parametrize("positive", [True, False])
+def test_rounding_makes_no_coefficient_negative_that_must_not_be(positive: bool) -> None:
+    x, y = data()
+    columns = encode(np.column_stack((x, y)))
+    model = Model(0.1, positive=positive)
+    gram = GramShare(len(y), FIELD_127, FIELD_127.from_ints(columns.gram))
+    problem = Problem(model, (0,) * (D + 1), D, columns.exponents, columns.offsets)
+    sizes = plan(len(y), D, fit_intercept=True, max_iterations=1000)
+    lasso = SecureLasso(ClearArithmetic(sizes.solver_field, sizes.statistical_bits), sizes, gram, problem)
+    found = lasso.on_original_scale(15, [-3, 5, *[0] * (D - 2)], 0, 0, (1, 1))
+    assert (found.coefficients[0] < 0) is not positive and found.coefficients[1] > 0
+
+
 def test_several_penalties_have_no_quadratic_part() -> None:
     x, y = data()
     with pytest.raises(LocalProtocolError):
