@@ -394,7 +394,8 @@ class SecureLasso:
         mpc, model, features = self.mpc, self.model, slice(self.d)
         weights = np.array(self.factors) * self.root * model.l1_ratio
         shape = (len(self.problem.penalties), self.d)
-        values = np.outer(self.problem.penalties, weights)
+        with np.errstate(over="ignore"):
+            values = np.minimum(np.outer(self.problem.penalties, weights), np.finfo(np.float64).max)
         if model.standardize:
             limit = THRESHOLD_LIMIT << (0 if model.fit_intercept else MEAN_TO_SPREAD_BITS + 1)
             distinct, where = np.unique(values, return_inverse=True)

@@ -144,6 +144,16 @@ def test_a_factor_of_zero_keeps_a_feature_in_the_model_whatever_alpha_is() -> No
     assert found.coefficients[0] == pytest.approx(alone, rel=1e-9)
 
 
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_a_penalty_times_a_factor_beyond_the_largest_number_removes_the_feature(
+    standardize: bool, fit_intercept: bool
+) -> None:
+    x, y = table("independent", 60, 3)
+    model = Model(1e305, standardize=standardize, fit_intercept=fit_intercept)
+    assert fitted(x, y, model, (1e6, 1.0, 1e300))[0].coefficients == (0.0,) * 3
+
+
 @pytest.mark.parametrize("kind", ["lasso", "elastic-net"])
 @pytest.mark.parametrize("positive", [True, False])
 def test_the_steps_in_the_clear_say_the_same(kind: Any, positive: bool) -> None:
