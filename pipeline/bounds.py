@@ -26,8 +26,7 @@ RANK_BITS = 20  # least squares with a variance inflation factor above 2^20 are 
 LARGEST_COARSE = 100  # 1/rho up to which the iterations need no more than COARSE_BITS
 COARSE_BITS = 36  # fractional bits of such iterations
 INVERSION_STEPS = 26  # at most, for up to 1000 features
-INVERSE_BITS = 25  # fractional bits of an approximate inverse, less where the hiding budget needs the room
-SMALLEST_INVERSE_BITS = 16
+INVERSE_BITS = 25  # fractional bits of a rough inverse, less where the hiding budget needs the room
 INVERSE_HEADROOM = COARSE_RIDGE_BITS + 7  # bits, with sign, of an entry of it times one of the step's other factor
 COEFFICIENT_BITS = 16  # normalised coefficients: the certificate checks that they are below 2^16
 ITERATE_BITS = 30  # normalised iterates of the solver, and what is compared with them
@@ -50,8 +49,9 @@ MEAN_TO_SPREAD_BITS = 14  # without an intercept: largest ratio of the outcome's
 class Plan:
     """Public sizes of step 8; `..._bits` bound an absolute value by 2^bits."""
 
-    field: PrimeField  # in which the records are shared and the Gram matrix is formed, and matrices inverted roughly
+    field: PrimeField  # in which the records are shared and the Gram matrix is formed
     solver_field: PrimeField  # in which everything else is computed
+    inverse_field: PrimeField  # in which matrices are inverted roughly: `field`, if its bits are enough
     statistical_bits: int  # k of each opening
     inverse_bits: int  # fractional bits of a rough inverse
     square_bits: int  # of n^2 times a variance, even; n^2 times a mean square without an intercept
@@ -67,11 +67,25 @@ def plan(records: int, features: int, *, fit_intercept: bool, max_iterations: in
     square_bits = 2 * (size + (VALUE_BITS if fit_intercept else offsets + 1))
     statistical_bits = HIDING_BITS + masked_openings(features, max_iterations, problems).bit_length()
     _require_room(FIELD_254, max(square_bits + 2, largest_operation()), statistical_bits)
-    spare = FIELD_127.bits - 1 - statistical_bits - RANGE_BITS - INVERSE_HEADROOM
-    inverse_bits = min(INVERSE_BITS, spare // 2)
-    if inverse_bits < SMALLEST_INVERSE_BITS:
-        raise RangeError("the numbers of this study could overflow: fewer features or max_iterations are needed")
-    return Plan(FIELD_127, FIELD_254, statistical_bits, inverse_bits, square_bits, offsets)
+    inverse_field, inverse_bits = FIELD_127, min(INVERSE_BITS, rough_inverse_bits(FIELD_127, statistical_bits))
+    if inverse_bits < smallest_inverse_bits(features):
+        inverse_field, inverse_bits = FIELD_254, COARSE_BITS
+    return Plan(FIELD_127, FIELD_254, inverse_field, statistical_bits, inverse_bits, square_bits, offsets)
+
+
+def rough_inverse_bits(field: PrimeField, statistical_bits: int) -> int:
+    """The most fractional bits for which products of a rough inverse, with their masks, fit the field."""
+    return (field.bits - 1 - statistical_bits - RANGE_BITS - INVERSE_HEADROOM) // 2
+
+
+def smallest_inverse_bits(features: int) -> int:
+    """The fewest fractional bits with which Newton's iteration for a rough inverse surely converges.
+
+    A step is wrong by some units in the last place times the largest entries, 2^COARSE_RIDGE_BITS, and the next
+    multiplies that by the largest eigenvalue, up to the number of features. Where the product nears 1 the iterates
+    grow without bound, out of the range that masks hide.
+    """
+    return COARSE_RIDGE_BITS + features.bit_length() + 3
 
 
 def offset_bits(fit_intercept: bool) -> int:

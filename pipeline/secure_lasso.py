@@ -5,8 +5,9 @@ output are the coefficients, to the controllers only. Real numbers are
 fixed-point numbers with `FRACTIONAL_BITS` in a field of 254 bits; what is too
 large or too small for them is scaled by secret powers of two
 (`secret_scale.py`). What need not be exact is done with fewer bits: iterates
-that a polish follows, and rough inverses, in a field of 127 bits. Each `await`
-communicates; what runs `together` shares its rounds.
+that a polish follows, and rough inverses, in a field of 127 bits unless there
+are many features. Each `await` communicates; what runs `together` shares its
+rounds.
 
 Several penalties are fitted in the same rounds: a coefficient vector has shape
 (penalties, features).
@@ -211,6 +212,7 @@ class SecureLasso:
             raise LocalProtocolError("the Gram matrix is shared in another field than planned")
         self.mpc = mpc
         self.narrow = mpc.over(sizes.field)
+        self.inverting = mpc.over(sizes.inverse_field)
         self.sizes = sizes
         self.gram = gram
         self.n = gram.records
@@ -510,19 +512,19 @@ class SecureLasso:
         return placed(mpc.field, value, np.eye(self.d))
 
     async def rough_inverse(self, matrix: Shares, lowest: float, highest: float) -> Shares:
-        """The same up to about ROUGH, with COARSE_BITS fractional bits, computed in the field of 127 bits.
+        """The same up to about ROUGH, with COARSE_BITS fractional bits, computed in `Plan.inverse_field`.
 
         matrix : of degree 1 or 2, at F bits.
         """
-        mpc, narrow, bits = self.mpc, self.narrow, self.sizes.inverse_bits
+        mpc, inverting, bits = self.mpc, self.inverting, self.sizes.inverse_bits
         i, j = upper = np.triu_indices(self.d)
-        entries = await mpc.convert(matrix[..., i, j], narrow, F - bits, F + 4)
+        entries = await mpc.convert(matrix[..., i, j], inverting, F - bits, F + 4)
         matrix = symmetric(entries, upper, self.d)
-        x = self.scaled_identity(narrow, fixed(1 / highest, bits))
+        x = self.scaled_identity(inverting, fixed(1 / highest, bits))
         room = 2 * bits + INVERSE_HEADROOM
         for m in inversion_steps(lowest, highest, ROUGH):
-            x = await self.newton_step(narrow, matrix, x, m, bits, room, upper)
-        wide = await narrow.convert(x[..., i, j], mpc, 0, bits + INVERSE_HEADROOM)
+            x = await self.newton_step(inverting, matrix, x, m, bits, room, upper)
+        wide = await inverting.convert(x[..., i, j], mpc, 0, bits + INVERSE_HEADROOM)
         return symmetric(wide << COARSE_BITS - bits, upper, self.d)
 
     async def newton_step(

@@ -63,7 +63,7 @@ def test_every_mask_fits_its_field(records: int, features: int, max_iterations: 
         sizes = plan(records, features, fit_intercept=fit_intercept, max_iterations=max_iterations, problems=problems)
         masks = sizes.statistical_bits + bounds.RANGE_BITS
         assert max(bounds.largest_operation(), sizes.square_bits + 2) + masks <= sizes.solver_field.bits - 1
-        assert 2 * sizes.inverse_bits + bounds.INVERSE_HEADROOM + masks <= sizes.field.bits - 1
+        assert 2 * sizes.inverse_bits + bounds.INVERSE_HEADROOM + masks <= sizes.inverse_field.bits - 1
 
 
 @every_study
@@ -72,14 +72,23 @@ def test_a_rough_inverse_has_room_and_is_fine_enough(
 ) -> None:
     """Its entries are below 2^COARSE_RIDGE_BITS; the errors of its steps are far below what it is wrong by anyway."""
     sizes = plan(records, features, max_iterations=max_iterations, problems=problems)
-    assert bounds.SMALLEST_INVERSE_BITS <= sizes.inverse_bits <= bounds.INVERSE_BITS
+    assert bounds.smallest_inverse_bits(features) <= sizes.inverse_bits
+    assert sizes.inverse_bits <= (bounds.INVERSE_BITS if sizes.inverse_field == FIELD_127 else bounds.COARSE_BITS)
     assert len(list(inversion_steps(2.0**-bounds.COARSE_RIDGE_BITS / 2, features + 1, ROUGH))) <= bounds.INVERSION_STEPS
 
 
 def test_more_openings_ask_for_wider_masks_and_leave_less_room_for_the_rough_inverse() -> None:
-    few, many = plan(1000, 10, max_iterations=100), plan(1000, 100, max_iterations=100000)
+    few, many = plan(1000, 10, max_iterations=100), plan(1000, 60, max_iterations=1000)
     assert few.statistical_bits < many.statistical_bits and few.inverse_bits > many.inverse_bits
     assert plan(1000, 10).statistical_bits < plan(1000, 10, problems=100).statistical_bits
+
+
+@pytest.mark.parametrize(("features", "problems"), [(200, 1), (400, 1), (750, 1), (60, 200)])
+def test_many_features_are_inverted_in_the_larger_field(features: int, problems: int) -> None:
+    """With 18 bits and 750 features that are all the same, Newton's iteration left the range of its masks."""
+    assert plan(5000, 30).inverse_field == FIELD_127
+    sizes = plan(5000, features, problems=problems)
+    assert (sizes.inverse_field, sizes.inverse_bits) == (FIELD_254, bounds.COARSE_BITS)
 
 
 @every_study

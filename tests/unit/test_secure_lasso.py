@@ -10,12 +10,13 @@ import pytest
 from clear_arithmetic import ClearArithmetic
 from lassos import KINDS, encode, objective, reference, strongest_penalty, table
 
+from pipeline.bounds import COARSE_BITS, COARSE_RIDGE_BITS, RIDGE_BITS, masked_openings, plan, smallest_tolerance
 from pipeline.bounds import FRACTIONAL_BITS as F
-from pipeline.bounds import RIDGE_BITS, masked_openings, plan, smallest_tolerance
 from pipeline.config import Model
 from pipeline.errors import LocalProtocolError, RangeError, Refused
 from pipeline.field import FIELD_127, FIELD_191
 from pipeline.mpc_runtime import OPENED
+from pipeline.primitives import fixed
 from pipeline.secret_scale import of_places, rsqrt, scale
 from pipeline.secure_lasso import Fit, Problem, SecureLasso
 from pipeline.share_convert import GramShare
@@ -263,6 +264,25 @@ def test_the_longest_run_opens_no_more_than_was_counted_and_not_much_less(fit_in
         asyncio.run(lasso.fit(lambda _: None))
     counted = masked_openings(3, 300)
     assert counted / 8 < lasso.mpc.masked_openings <= counted
+
+
+@pytest.mark.parametrize(("features", "problems"), [(24, 1), (60, 200)])
+def test_a_rough_inverse_of_features_that_are_all_the_same_stays_in_its_range(features: int, problems: int) -> None:
+    """One eigenvalue as large as can be, all others the ridge: what rounding does to one, the other multiplies.
+
+    The clear arithmetic checks the range of each product.
+    """
+    sizes = plan(1000, features, fit_intercept=True, max_iterations=1000, problems=problems)
+    mpc = ClearArithmetic(sizes.solver_field, sizes.statistical_bits, seed=3)
+    problem = Problem(Model(0.1), (0,) * (features + 1), features, (0,) * (features + 1), (0,) * (features + 1))
+    nothing = np.zeros((features + 2, features + 2), dtype=object)
+    lasso = SecureLasso(mpc, sizes, GramShare(1000, FIELD_127, FIELD_127.from_ints(nothing)), problem)
+    ridge = 2.0**-COARSE_RIDGE_BITS
+    matrix = 1 + ridge * np.eye(features)
+    entries = mpc.public([[fixed(entry) for entry in row] for row in matrix.tolist()])
+    found = asyncio.run(lasso.rough_inverse(entries, ridge / 2, features + 1)).integers(signed=True)
+    inverse = (found / 2**COARSE_BITS).astype(float)
+    assert np.abs(np.linalg.eigvals(np.eye(features) - matrix @ inverse)).max() < 0.5
 
 
 def test_the_strongest_penalty_of_all_stays_within_the_bounds() -> None:
