@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Literal, cast
 from urllib.parse import urlsplit
@@ -25,6 +26,9 @@ Role = Literal["controller", "third-party"]
 Kind = Literal["numeric", "category"]
 Keys = Literal["standard", "subgroup"]
 ModelKind = Literal["lasso", "elastic-net", "ridge", "ols"]
+Rule = Literal["min", "1se", "aic", "bic"]
+OpenedPart = Literal["chosen", "path"]
+RareLevels = Literal["refuse", "drop"]
 
 HTTPS_PORT = 443
 MAX_CANONICAL_BYTES = 4 << 20  # of an agreement from a peer
@@ -101,8 +105,18 @@ class Party:
 
 @dataclass(frozen=True)
 class Study:
+    """keep_shares : each party keeps its Shamir shares of the matched table, to be analysed again.
+    keep_until : the last day on which kept shares are used.
+    max_analyses : of one join, refused ones included.
+    revision : rises when a controller's table has changed and the study is joined anew.
+    """
+
     name: str
     min_records: int = 50
+    keep_shares: bool = False
+    keep_until: date | None = None
+    max_analyses: int = 20
+    revision: int = 1
 
 
 @dataclass(frozen=True)
@@ -115,7 +129,15 @@ class Join:
 class Model:
     """The parameters of the model; their meaning is in `docs/model.md`.
 
-    alpha : 0 for "ols".
+    alpha : 0 for "ols", and where there are several penalties.
+    alphas : penalties to choose from, the largest first; empty unless listed.
+    n_alphas : so many penalties to choose from, in a geometric sequence from the smallest that removes everything
+        penalised; 0 unless given.
+    alpha_min_ratio : the smallest of these over the largest; None: 1e-4, or 0.01 with fewer records than features.
+    folds : of the cross-validation; 0 for none.
+    rule : how one of several penalties is chosen, "min" and "1se" by cross-validation; None with a single penalty
+        and no folds.
+    features : names of the coefficients that take part, all if empty.
     l1_ratio : part of the penalty that is the lasso's; 1 for "lasso" and "ols", 0 for "ridge".
     penalty_factors : by name of a coefficient, or of a category for all its levels; 1 for the others.
     """
@@ -129,11 +151,60 @@ class Model:
     fit_intercept: bool = True
     tolerance: float = 1e-6
     max_iterations: int = 1000
+    alphas: tuple[float, ...] = ()
+    n_alphas: int = 0
+    alpha_min_ratio: float | None = None
+    folds: int = 0
+    rule: Rule | None = None
+    features: tuple[str, ...] = ()
+
+    @property
+    def problems(self) -> int:
+        """How many penalties there are."""
+        return len(self.alphas) or self.n_alphas or 1
 
     def factors(self, names: Sequence[str]) -> tuple[float, ...]:
         """The penalty factors of coefficients; that of a level comes before that of its category."""
         of_column = (self.penalty_factors.get(name.partition("=")[0], 1.0) for name in names)
         return tuple(self.penalty_factors.get(name, of) for name, of in zip(names, of_column, strict=True))
+
+
+@dataclass(frozen=True)
+class Open:
+    """What is opened to the controllers besides the model; `docs/leakage.md` says what each tells.
+
+    model : the chosen model, or those of all penalties.
+    cv_curve : mean and standard deviation of the cross-validated errors, for each penalty.
+    cv_r2 : the cross-validated R² of the chosen penalty.
+    standard_errors : of least squares.
+    table1 : means and standard deviations of all columns over the matched records.
+    refused_column : which columns a refusal for spread or rare levels is about.
+    """
+
+    model: OpenedPart = "chosen"
+    cv_curve: bool = False
+    cv_r2: bool = False
+    standard_errors: bool = False
+    table1: bool = False
+    refused_column: bool = False
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Rules that are tested on shares before anything is opened; None switches one off. See `docs/disclosure-control.md`.
+
+    min_residual_df : records minus parameters, at least.
+    max_parameters_ratio : parameters (coefficients that are not zero, and the intercept) per record, at most.
+    min_level_count : matched records in each level of each category, and of each column with two values.
+    rare_levels : what happens with a level that has fewer.
+    max_r2 : in-sample.
+    """
+
+    min_residual_df: int | None = 10
+    max_parameters_ratio: float | None = 0.33
+    min_level_count: int | None = 10
+    rare_levels: RareLevels = "refuse"
+    max_r2: float | None = 0.999
 
 
 @dataclass(frozen=True)
@@ -144,6 +215,8 @@ class Agreement:
     parties: tuple[Party, ...]
     join: Join
     model: Model
+    open: Open = field(default_factory=Open)
+    gate: Gate = field(default_factory=Gate)
 
     def party(self, party_id: int) -> Party:
         """Raises ConfigError when nobody has this number."""
