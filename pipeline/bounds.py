@@ -14,18 +14,15 @@ from dataclasses import dataclass
 
 from pipeline.errors import RangeError
 from pipeline.field import FIELD_127, FIELD_254, PrimeField
+from pipeline.schedule import COARSE_RIDGE_BITS, RIDGE_BITS, inversion_steps, schedule
 
 HIDING_BITS = 40  # the distances of all openings of a run sum to at most 2^-40
 RANGE_BITS = 2  # a mask is below 2^RANGE_BITS times the range of its largest part
 VALUE_BITS = 43  # every encoded value is below 2^43 in absolute value
 
 FRACTIONAL_BITS = 64
-RIDGE_BITS = 28  # the polish adds 2^-28 to the diagonal, and takes its effect out again by refinement
-COARSE_RIDGE_BITS = 10  # the first polish adds so much more; few steps then invert the matrix
 RANK_BITS = 20  # least squares with a variance inflation factor above 2^20 are refused
-LARGEST_COARSE = 100  # 1/rho up to which the iterations need no more than COARSE_BITS
-COARSE_BITS = 36  # fractional bits of such iterations
-INVERSION_STEPS = 26  # at most, for up to 1000 features
+COARSE_BITS = 36  # fractional bits of iterations with a large rho
 INVERSE_BITS = 25  # fractional bits of a rough inverse, less where the hiding budget needs the room
 INVERSE_HEADROOM = COARSE_RIDGE_BITS + 7  # bits, with sign, of an entry of it times one of the step's other factor
 COEFFICIENT_BITS = 16  # normalised coefficients: the certificate checks that they are below 2^16
@@ -42,6 +39,9 @@ INTERCEPT_NOISE_BITS = 13  # the intercept is opened up to about 2^13 steps of t
 VARIANCE_BITS = 30  # the outcome's variance is opened up to about 2^-30, relatively
 R2_BITS = 44  # r2 is opened up to about 2^-44: mse is the rest of it to 1, so a good fit needs that
 WIDE_FRACTIONAL_BITS = 88  # slopes before they are rounded to SLOPE_BITS
+HELD_OUT_BITS = 16  # mean square of a column's distances, in a fold, from its mean in the others, per variance there
+ERROR_BITS = 40  # fractional bits of mean squared errors of cross-validation
+LARGEST_ERROR = 30  # they are below 2^30 times the variance of the outcome, or nothing is chosen
 MEAN_TO_SPREAD_BITS = 14  # without an intercept: largest ratio of the outcome's root mean square to its deviation
 
 
@@ -58,15 +58,22 @@ class Plan:
     offset_bits: int  # of a column's offset, in steps
 
 
-def plan(records: int, features: int, *, fit_intercept: bool, max_iterations: int, problems: int = 1) -> Plan:
-    """Return the sizes for a study; raises RangeError when no field is large enough."""
+def plan(
+    records: int, features: int, *, fit_intercept: bool, max_iterations: int, problems: int = 1, groups: int = 1
+) -> Plan:
+    """Return the sizes for a study; raises RangeError when no field is large enough.
+
+    problems : fits that run together, with penalties of their own; groups : sets of records they are fitted to.
+    """
     size = max(1, records).bit_length()
     if size + 2 * VALUE_BITS > FIELD_127.bits - 1:
         raise RangeError("the numbers of this study could overflow: fewer records are needed")
     offsets = offset_bits(fit_intercept)
     square_bits = 2 * (size + (VALUE_BITS if fit_intercept else offsets + 1))
-    statistical_bits = HIDING_BITS + masked_openings(features, max_iterations, problems).bit_length()
-    _require_room(FIELD_254, max(square_bits + 2, largest_operation()), statistical_bits)
+    statistical_bits = HIDING_BITS + masked_openings(features, max_iterations, problems, groups).bit_length()
+    held_out = HELD_OUT_BITS + size if groups > 1 else 0
+    largest = max(square_bits + held_out + 2, largest_operation(features))
+    _require_room(FIELD_254, largest, statistical_bits)
     inverse_field, inverse_bits = FIELD_127, min(INVERSE_BITS, rough_inverse_bits(FIELD_127, statistical_bits))
     if inverse_bits < smallest_inverse_bits(features):
         inverse_field, inverse_bits = FIELD_254, COARSE_BITS
@@ -93,24 +100,27 @@ def offset_bits(fit_intercept: bool) -> int:
     return 80 if fit_intercept else 60
 
 
-def largest_operation() -> int:
+def polish_bits(features: int) -> int:
+    """Bits of a row of a matrix of correlations times an iterate of the polish, beyond their fractional bits."""
+    return POLISH_BITS + features.bit_length() + 3
+
+
+def largest_operation(features: int) -> int:
     """Bits, with sign, of the largest product that is truncated, apart from the squares of `Plan`."""
-    solver = 2 * FRACTIONAL_BITS + POLISH_BITS + 12  # a row of the correlations times an iterate of the polish
     slope = WIDE_FRACTIONAL_BITS + COEFFICIENT_BITS + 1 + 2 * RATIO_BITS
-    return max(solver, slope) + 1
+    return max(2 * FRACTIONAL_BITS + polish_bits(features), slope + 1)
 
 
-def masked_openings(features: int, max_iterations: int, problems: int = 1) -> int:
-    """An upper bound on the field elements opened under a statistical mask in one run.
-
-    problems : fits that run together, with penalties of their own.
-    """
+def masked_openings(features: int, max_iterations: int, problems: int = 1, groups: int = 1) -> int:
+    """An upper bound on the field elements opened under a statistical mask in one run; arguments as for `plan`."""
     columns = features + 2
-    inversion = INVERSION_STEPS * (columns**2 + columns * (columns + 1) // 2)
-    phases = 5 * (max_iterations // 75 + 1).bit_length() + 5
-    preparation = 8 * columns**2 + columns * 400
+    steps = len(inversion_steps(2.0 ** -(RIDGE_BITS + 1), features + 1))
+    inversion = steps * (columns**2 + columns * (columns + 1) // 2)
+    phases = sum(1 for _ in schedule(max_iterations, True))
+    preparation = groups * (8 * columns**2 + columns * 500 + 8 * inversion)
     iterations = 3 * columns * max_iterations
-    return preparation + 6 * inversion + problems * (iterations + phases * (inversion + 40 * columns))
+    selection = (problems // groups) ** 2 + 60 * problems
+    return preparation + problems * (iterations + phases * (inversion + 40 * columns)) + selection
 
 
 def smallest_tolerance(features: int) -> float:

@@ -15,61 +15,24 @@ is accepted when it satisfies the optimality conditions.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.bounds import (
-    COARSE_RIDGE_BITS,
-    COEFFICIENT_BITS,
-    LARGEST_COARSE,
-    RIDGE_BITS,
-    THRESHOLD_LIMIT,
-    smallest_tolerance,
-)
+from pipeline.bounds import COEFFICIENT_BITS, THRESHOLD_LIMIT, smallest_tolerance
 from pipeline.errors import Refused
+from pipeline.schedule import Phase, inversion_steps, schedule
 
 Vector: TypeAlias = NDArray[np.float64]
 Matrix: TypeAlias = NDArray[np.float64]
 
 RELAXATION = 1.75
-# 1/rho, one phase after the other: a large rho suits strong penalties, a small one weak penalties on features that
-# are nearly dependent, as features with large means are when there is no intercept. Each solves what the others
-# cannot within reasonable time; the phases of a later round are longer.
-INVERSE_RHOS = (3, 30, 300, 3000, 30000)
-INVERSE_RHOS_UNCENTRED = (3, 100, 3000, 100000, 3000000)
-FIRST_PHASE = 15  # iterations
-STEP_BITS = 3  # fractional bits of the factors of an inversion
 REFINEMENTS = 6
 MARGIN = 3 / 8  # part of the tolerance that the test uses; signs that do not matter may take up a quarter more
 STRICTER = 256  # by which the tolerance is divided after a polish with a large ridge, which may stop short of the end
-INVERSE_ACCURACY = 2.0**-20  # of the matrix inverses: their effect is taken out by refinement, or small
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Iterations with one rho, followed by a polish and a test of the conditions.
-
-    ridge_bits : the polish adds 2^-ridge_bits to the diagonal. The first has a large ridge, which costs few steps of
-        the inversion and suits most studies.
-    """
-
-    inverse_rho: int
-    iterations: int
-    ridge_bits: int
-
-    @property
-    def has_large_ridge(self) -> bool:
-        return self.ridge_bits == COARSE_RIDGE_BITS
-
-    @property
-    def coarse(self) -> bool:
-        """Whether few fractional bits are enough for the iterates."""
-        return self.inverse_rho <= LARGEST_COARSE
 
 
 @dataclass(frozen=True)
@@ -119,39 +82,6 @@ class Support:
 
     active: Vector
     sign: Vector
-
-
-def schedule(max_iterations: int, fit_intercept: bool, quick: bool = True) -> Iterator[Phase]:
-    """The phases, the same for everyone; the last one ends at `max_iterations`.
-
-    quick : the first polish has a large ridge. Without a lasso's penalty, or with a quadratic one, small eigenvalues
-        matter more.
-    """
-    done = 0
-    for stretch in itertools.count():
-        for inverse_rho in INVERSE_RHOS if fit_intercept else INVERSE_RHOS_UNCENTRED:
-            iterations = min(FIRST_PHASE << stretch, max_iterations - done)
-            yield Phase(inverse_rho, iterations, COARSE_RIDGE_BITS if quick and not done else RIDGE_BITS)
-            done += iterations
-            if done == max_iterations:
-                return
-
-
-def inversion_steps(lowest: float, highest: float, accuracy: float = INVERSE_ACCURACY) -> list[float]:
-    """The scale factors of Newton's iteration for the inverse of a matrix with eigenvalues in [lowest, highest].
-
-    A step takes an eigenvalue y of K X to m y (2 - m y). With m = 2 / (a + 1)
-    the interval [a, 1] goes to [m a (2 - m a), 1], so a small a grows by 4. The
-    factors are rounded to STEP_BITS, the interval is that of the rounded ones.
-    """
-    steps = []
-    a = lowest / highest
-    while 1 - a > accuracy:
-        m = round((2 << STEP_BITS) / (1 + a)) / (1 << STEP_BITS)
-        m = min(m, 2 - 1 / (1 << STEP_BITS))
-        steps.append(m)
-        a = min(m * a * (2 - m * a), m * (2 - m))
-    return steps
 
 
 def inverse(matrix: Matrix, lowest: float, highest: float) -> Matrix:

@@ -3,13 +3,32 @@
 All parties come to such an end, and one of them is a moment earlier and tells
 the others. So that nobody seems to be at fault, and nobody learns more than
 another, whoever is told says the same as who found it. The words name no
-column: which one it is would tell something of its values.
+column: which one it is would tell something of its values, unless it is agreed
+that columns may be named.
 """
 
 from __future__ import annotations
 
 from pipeline import plain_lasso
 from pipeline.agreement import Agreement
+
+_FEWER = "agree on fewer features, a larger penalty or another rule"
+
+# What the rules on what comes out say when they fail; `docs/disclosure-control.md` has their sources.
+GATE = {
+    "min_level_count": (
+        "a level of a category, or a value of a column that has two, has too few matched records; agree on coarser"
+        ' levels, leave the column out, or agree on rare_levels = "drop"'
+    ),
+    "min_residual_df": f"the model would leave too few residual degrees of freedom; {_FEWER}",
+    "max_parameters_ratio": f"the model would have too many parameters for the number of records; {_FEWER}",
+    "max_r2": "the model explains nearly everything, as if a feature were a copy of the outcome; leave that one out",
+    "held-out": (
+        "the cross-validated errors are too large to compare, as with a feature that hardly varies outside a fold;"
+        " agree on fewer folds, larger penalties, or leave the feature out"
+    ),
+    "criterion": "the criterion needs more records than features plus one; agree on fewer features or on folds",
+}
 
 
 def too_few_records(min_records: int) -> str:
@@ -32,4 +51,4 @@ def sentence(rule: str, agreement: Agreement) -> str | None:
             return plain_lasso.too_little_spread()
         case "rank":
             return plain_lasso.dependent_features()
-    return None
+    return GATE.get(rule)

@@ -27,11 +27,11 @@ RSQRT_BITS = 12  # fractional bits of the coefficients
 
 @dataclass(frozen=True)
 class Scale:
-    """The sizes of a vector of integers N, 0 <= N < 2^bits.
+    """The sizes of integers N, 0 <= N < 2^bits, shape (..., columns).
 
     bits : even.
-    positive : [N >= 1], shape (columns,).
-    one_hot : 1 at the place; zeros for N = 0, and for N below 4^lowest. Shape (columns, bits / 2).
+    positive : [N >= 1].
+    one_hot : 1 at the place; zeros for N = 0, and for N below 4^lowest. Shape (..., columns, bits / 2).
     factor : 2^(bits / 2 - 1 - place), so that N * factor^2 = mantissa * 2^bits; 0 where one_hot is.
     mantissa : fixed point, in [1/4, 1); 0 where one_hot is.
     """
@@ -47,30 +47,31 @@ class Scale:
         return self.bits // 2
 
     def columns(self, part: slice) -> Scale:
-        return Scale(self.bits, *(v[part] for v in (self.positive, self.one_hot, self.factor, self.mantissa)))
+        values = (v[..., part] for v in (self.factor, self.mantissa))
+        return Scale(self.bits, self.positive[..., part], self.one_hot[..., part, :], *values)
 
-    def at_least(self, column: int, place: int) -> Shares:
-        """[N >= 4^place] for a column, shape (); place must not be below `lowest`."""
-        return self.one_hot[column, place:].sum()
+    def at_least(self, place: int) -> Shares:
+        """[N >= 4^place]; place must not be below `lowest`."""
+        return self.one_hot[..., place:].sum()
 
 
 async def scale(mpc: Arithmetic, numbers: Shares, bits: int, lowest: int) -> Scale:
     """Compare with powers of 4, all at once, and bring to [1/4, 1).
 
-    numbers : integers of degree 1, shape (columns,), 0 <= N < 2^bits; bits is even.
+    numbers : integers of degree 1, shape (..., columns), 0 <= N < 2^bits; bits is even.
     lowest : numbers below 4^lowest have no place. 6 rounds.
     """
     places = bits // 2
     powers = mpc.public([1] + [4**i for i in range(lowest, places)])
-    at_least = await mpc.nonnegative(numbers.reshape(-1, 1) - powers, bits + 1)
-    above = at_least[:, 1:]
-    columns = len(numbers)
-    ends = concatenate([above[:, 1:], Residues.zeros(mpc.field, columns, 1)], axis=1)
-    one_hot = concatenate([Residues.zeros(mpc.field, columns, lowest), above - ends], axis=1).carried()
+    at_least = await mpc.nonnegative(numbers.reshape(*numbers.shape, 1) - powers, bits + 1)
+    above = at_least[..., 1:]
+    ends = concatenate([above[..., 1:], Residues.zeros(mpc.field, *numbers.shape, 1)], axis=-1)
+    below = Residues.zeros(mpc.field, *numbers.shape, lowest)
+    one_hot = concatenate([below, above - ends], axis=-1).carried()
     both = mpc.public([[base ** (places - 1 - i) for base in (2, 4)] for i in range(places)])
-    factors = one_hot @ both
-    mantissa = await mpc.product(numbers, factors[:, 1], bits - F, bits + 2)
-    return Scale(bits, at_least[:, 0], one_hot, factors[:, 0], mantissa)
+    factors = (one_hot.reshape(-1, places) @ both).reshape(*numbers.shape, 2)
+    mantissa = await mpc.product(numbers, factors[..., 1], bits - F, bits + 2)
+    return Scale(bits, at_least[..., 0], one_hot, factors[..., 0], mantissa)
 
 
 async def rsqrt(mpc: Arithmetic, x: Shares) -> Shares:
@@ -92,10 +93,11 @@ async def rsqrt(mpc: Arithmetic, x: Shares) -> Shares:
 async def of_places(mpc: Arithmetic, function: Callable[[int], int], left: Shares, right: Shares) -> Shares:
     """Return function(i - j), i the place of `left` and j that of `right`; 0 where there is no place. One round.
 
-    left, right : one-hot vectors, shape (columns, places); a single one is matched with all of the other.
+    left, right : one-hot vectors, shape (..., places); they broadcast.
     function : public, integer.
     """
-    places = left.shape[1]
+    places = left.shape[-1]
     differences = mpc.public([function(k) for k in range(1 - places, places)])
     table = differences[np.arange(places) - np.arange(places)[:, None] + places - 1]
-    return await mpc.reduce((left * (right @ table)).sum(axis=1))
+    values = (right.reshape(-1, places) @ table).reshape(*right.shape)
+    return await mpc.reduce((left * values).sum())

@@ -1,149 +1,120 @@
-"""The lasso of step 8 on Shamir shares: the steps of `plain_lasso.py`, in the same order, under the same names.
+"""The models of step 8 on Shamir shares: the steps of `plain_lasso.py`, in the same order, under the same names.
 
-Input is the Gram matrix of [1, features, outcome] as shares of exact integers;
-output are the coefficients, to the controllers only. Real numbers are
-fixed-point numbers with `FRACTIONAL_BITS` in a field of 254 bits; what is too
-large or too small for them is scaled by secret powers of two
+Input are the Gram matrices of [1, features, outcome] of each fold as shares of
+exact integers; output are coefficients, to the controllers only. Real numbers
+are fixed-point numbers with `FRACTIONAL_BITS` in a field of 254 bits; what is
+too large or too small for them is scaled by secret powers of two
 (`secret_scale.py`). What need not be exact is done with fewer bits: iterates
 that a polish follows, and rough inverses, in a field of 127 bits unless there
 are many features. Each `await` communicates; what runs `together` shares its
 rounds.
 
-Several penalties are fitted in the same rounds: a coefficient vector has shape
-(penalties, features).
+Everything is fitted in the same rounds. A *group* is a set of records: all of
+them first, then those outside each fold. A *system* is a matrix of
+correlations: one for each group, or for each group and penalty where the
+penalty has a quadratic part. Arrays begin with their axes: of moments (groups,
+columns), of iterates (systems, penalties, features).
 
-Opened, besides numbers under masks inside the operations of `primitives.py`:
-whether the outcome is constant, whether a column has too little spread, for
-least squares whether features are dependent, one bit
-"the conditions hold" after each phase, and the results (`OPENED` in
-`mpc_runtime.py`).
+This module goes up to the coefficients, on shares. What becomes of them is in
+`secure_selection.py` (which penalty is chosen), `secure_gate.py` (whether
+anything may be opened) and `secure_results.py` (what is opened). Opened on the
+way, besides numbers under masks inside the operations of `primitives.py`, are
+the bits that `OPENED` in `mpc_runtime.py` gives to all parties.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from pipeline import plain_lasso
+from pipeline import plain_lasso, secure_gate
 from pipeline.bounds import (
     COARSE_BITS,
     COEFFICIENT_BITS,
-    INTERCEPT_NOISE_BITS,
+    ERROR_BITS,
+    HELD_OUT_BITS,
     INVERSE_HEADROOM,
     ITERATE_BITS,
     MEAN_TO_SPREAD_BITS,
     OUTCOME_SPREAD_BITS,
     POLISH_BITS,
-    R2_BITS,
     RANK_BITS,
     RATIO_BITS,
-    RIDGE_BITS,
-    SLOPE_BITS,
     SPREAD_BITS,
     THRESHOLD_LIMIT,
-    VARIANCE_BITS,
-    WIDE_FRACTIONAL_BITS,
     Plan,
-    plan,
+    polish_bits,
     smallest_tolerance,
 )
 from pipeline.bounds import FRACTIONAL_BITS as F
-from pipeline.config import Model
 from pipeline.errors import LocalProtocolError, RangeError, Refused
-from pipeline.mpc_runtime import Runtime, Shares
-from pipeline.plain_lasso import MARGIN, REFINEMENTS, RELAXATION, STRICTER, Phase, inversion_steps, schedule
-from pipeline.plain_lasso import STEP_BITS as FACTOR_BITS
+from pipeline.mpc_runtime import Shares
+from pipeline.plain_lasso import MARGIN, REFINEMENTS, RELAXATION, STRICTER
 from pipeline.primitives import Arithmetic, fixed, symmetric
+from pipeline.problem import Problem
 from pipeline.residues import Residues, concatenate, placed, stack
+from pipeline.schedule import RIDGE_BITS, Phase, inversion_steps, schedule
+from pipeline.schedule import STEP_BITS as FACTOR_BITS
 from pipeline.secret_scale import Scale, of_places, rsqrt, scale
-from pipeline.share_convert import GramShare
+from pipeline.share_convert import GramShare, fold_sizes
 
 ONE = 1 << F
 ROUGH = 2.0**-12  # accuracy of a rough inverse, before it is refined
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What step 8 needs besides the shares. Columns are those of the Gram matrix after the ones, in order.
-
-    owners : the party each column comes from.
-    outcome : index of the outcome among the columns.
-    exponents : of each column, where x' = round((x - c) 2^exponent) is what was shared; None at the third party,
-        which must not know them.
-    offsets : c 2^exponent, integers, of this party's own columns, in order; empty at the third party.
-    alphas : penalties to fit with; that of the model if empty.
-    factors : by which the penalty of each feature is multiplied; 1 for all if empty.
-    """
-
-    model: Model
-    owners: tuple[int, ...]
-    outcome: int
-    exponents: tuple[int, ...] | None
-    offsets: tuple[int, ...]
-    alphas: tuple[float, ...] = ()
-    factors: tuple[float, ...] = ()
-
-    @property
-    def controllers(self) -> tuple[int, ...]:
-        return tuple(sorted(set(self.owners)))
-
-    @property
-    def features(self) -> int:
-        return len(self.owners) - 1
-
-    @property
-    def penalties(self) -> tuple[float, ...]:
-        return self.alphas or (self.model.alpha,)
-
-    @property
-    def order(self) -> list[int]:
-        """The columns with the outcome moved to the end: the order from here on."""
-        return [*(j for j in range(len(self.owners)) if j != self.outcome), self.outcome]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """The model on the original scale; at the third party its parts are None.
-
-    hiding_bits : all numbers opened under masks on the way to it are within 2^-hiding_bits of numbers that depend on
-        nothing secret.
-    """
-
-    iterations: int
-    coefficients: tuple[float, ...] | None
-    intercept: float | None
-    r2: float | None
-    mse: float | None
-    hiding_bits: float
+RESTART_BITS = 8  # coefficients from which the iterations start anew are below 2^8, normalised
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Exact integers; the outcome comes last.
+    """Exact integers; the outcome comes last. n is the number of records of the group.
 
-    totals : sums of the columns, offsets included.
-    centred : n^2 times variances and covariances.
+    totals : sums of the columns, offsets included; shape (groups, columns).
+    centred : n^2 times variances and covariances; shape (groups, columns, columns).
     squares : what the columns are scaled by, the centred moments, or the uncentred ones when there is no intercept.
+    held_out : of each fold n^2 times the sums of products of what the columns are away from their means in the rest,
+        n the number of records of the rest; in the upper triangles, shape (folds, entries). None without folds.
     """
 
     totals: Shares
     centred: Shares
     squares: Shares
+    held_out: Shares | None
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The norms of the columns and their deviations, with their inverse square roots."""
+    """The norms of the columns and their deviations, with their inverse square roots; shape (groups, columns)."""
 
     norm: Scale
     spread: Scale
     norm_rsqrt: Shares
     spread_rsqrt: Shares
+
+    def of_group(self, group: int) -> Sizes:
+        """Those of one group, without its axis."""
+        scales = (
+            Scale(s.bits, *(v[group] for v in (s.positive, s.one_hot, s.factor, s.mantissa)))
+            for s in (self.norm, self.spread)
+        )
+        return Sizes(*scales, self.norm_rsqrt[group], self.spread_rsqrt[group])
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """Normalised problem.
+
+    correlation, q : R and q of each group.
+    held_out : of each fold mean products of what the columns are away from their means in the rest, per deviations
+        there, outcome last; with ERROR_BITS. None without folds.
+    """
+
+    sizes: Sizes
+    correlation: Shares
+    q: Shares
+    held_out: Shares | None
 
 
 @dataclass(frozen=True)
@@ -156,7 +127,7 @@ class Support:
 
 @dataclass(frozen=True)
 class Solved:
-    """For each penalty the coefficients, their support, and 1 where the conditions hold."""
+    """For each system and penalty the coefficients, their support, and 1 where the conditions hold."""
 
     b: Shares
     support: Support
@@ -165,51 +136,36 @@ class Solved:
 
 @dataclass(frozen=True)
 class Penalty:
-    """In the normalised scale: the penalties tau, the tolerances, those after a polish with a large ridge, and whether
-    a sign does not matter (tau is tiny).
+    """In the normalised scale, for each system: the penalties tau, the tolerances, those after a polish with a large
+    ridge, and whether a sign does not matter (tau is tiny).
+
+    largest : of a secret grid the largest penalty, per norm of the outcome.
     """
 
     tau: Shares
     tolerance: Shares
     strict: Shares
     sign_is_free: Shares
+    largest: Shares | None
 
 
-async def fit(
-    runtime: Runtime, gram: GramShare, problem: Problem, progress: Callable[[int], None] | None = None
-) -> Fit:
-    """Fit the lasso; all three parties call it with the same public arguments.
+@dataclass(frozen=True)
+class Path:
+    """What the solver has found: normalised coefficients and their support, shape (groups, penalties, features)."""
 
-    progress : called with the number of iterations after each phase.
-
-    Raises Refused, at all parties alike: "constant-outcome", "spread", "rank" or
-    "not-converged"; or the error that ended a link.
-    """
-    return (await fit_path(runtime, gram, problem, progress))[0]
-
-
-async def fit_path(
-    runtime: Runtime, gram: GramShare, problem: Problem, progress: Callable[[int], None] | None = None
-) -> list[Fit]:
-    """As `fit`, for all the problem's penalties in the same rounds."""
-    model = problem.model
-    sizes = plan(
-        gram.records,
-        problem.features,
-        fit_intercept=model.fit_intercept,
-        max_iterations=model.max_iterations,
-        problems=len(problem.penalties),
-    )
-    mpc = Arithmetic(runtime, sizes.solver_field, sizes.statistical_bits)
-    return await runtime.supervise(SecureLasso(mpc, sizes, gram, problem).fit(progress or (lambda _: None)))
+    iterations: int
+    b: Shares
+    active: Shares
 
 
 class SecureLasso:
-    """One fit, or several with the same features; the methods are the functions of `plain_lasso.py`."""
+    """All fits of an analysis; the methods are the functions of `plain_lasso.py`."""
 
     def __init__(self, mpc: Arithmetic, sizes: Plan, gram: GramShare, problem: Problem) -> None:
         if gram.field != sizes.field:
             raise LocalProtocolError("the Gram matrix is shared in another field than planned")
+        if problem.folds and gram.folds != problem.folds:
+            raise LocalProtocolError("the Gram matrices are of other folds than agreed")
         self.mpc = mpc
         self.narrow = mpc.over(sizes.field)
         self.inverting = mpc.over(sizes.inverse_field)
@@ -221,54 +177,103 @@ class SecureLasso:
         self.d = problem.features
         self.ones = np.ones(self.d, np.int64)
         self.factors = problem.factors or (1.0,) * self.d
-        self.ridge = plain_lasso.ridge(problem.penalties[0], self.model.l1_ratio, self.factors)
-        if any(self.ridge) and len(problem.penalties) > 1:
-            raise LocalProtocolError("penalties with a quadratic part are fitted one at a time")
-        self.root = tuple((1 + added) ** -0.5 for added in self.ridge)
+        self.fold_sizes = fold_sizes(self.n, problem.folds) if problem.folds else ()
+        self.counts = (self.n, *(self.n - size for size in self.fold_sizes))  # records of each group
+        if problem.has_secret_grid:
+            self.root: Any = np.ones((1, self.d))
+            if self.model.l1_ratio != 1:
+                raise LocalProtocolError("a secret penalty has no quadratic part")
+        else:
+            self.root = self._roots(problem.penalties)
 
-    async def fit(self, progress: Callable[[int], None]) -> list[Fit]:
+    def _roots(self, penalties: Sequence[float]) -> Any:
+        """What features are scaled by after the quadratic part of the penalty has gone into R; for each system."""
+        added = np.array([plain_lasso.ridge(alpha, self.model.l1_ratio, self.factors) for alpha in penalties])
+        if not added.any():
+            return np.ones((1, self.d))
+        return (1 + added) ** -0.5
+
+    async def solution(self, progress: Callable[[int], None]) -> tuple[Moments, Standardised, Penalty, Path]:
+        """Everything up to the coefficients; raises Refused, at all parties alike."""
         of = await self.moments()
-        sizes, correlation, q = await self.standardise(of)
+        standardised = await self.standardise(of)
+        correlation, q, sizes = standardised.correlation, standardised.q, standardised.sizes
         if self.model.kind == "ols":
             await self.refuse_dependent_features(correlation, sizes)
         scaled, scaled_q = await self.with_ridge(correlation, q)
-        penalty, steps = await self.penalties_and_first_step(sizes, scaled, scaled_q)
+        penalty, steps = await self.penalties_and_first_step(standardised, scaled, scaled_q)
         b, support, iterations = await self.solve(scaled, scaled_q, penalty, steps, progress)
-        if any(self.ridge):
-            b = await self.mpc.truncate(b * self.roots, F, 2 * F + COEFFICIENT_BITS + 4)
-        return await self.open_results(iterations, correlation, q, b, support, of, sizes)
+        shape = (self.problem.groups, self.problem.choices, self.d)
+        b, active = b.reshape(*shape), support.active.reshape(*shape)
+        if self.has_ridge:
+            roots = self.mpc.public([[fixed(root) for root in row] for row in self.root.tolist()])
+            b = await self.mpc.truncate(b * roots, F, 2 * F + COEFFICIENT_BITS + 4)
+        return of, standardised, penalty, Path(iterations, b, active)
+
+    @property
+    def has_ridge(self) -> bool:
+        return bool((self.root != 1).any())
 
     def phases(self) -> Iterator[Phase]:
-        quick = min(self.problem.penalties) > 0 and self.model.l1_ratio == 1
+        weakest = 1.0 if self.problem.has_secret_grid else min(self.problem.penalties)
+        quick = weakest > 0 and self.model.l1_ratio == 1
         return schedule(self.model.max_iterations, self.model.fit_intercept, quick)
 
     async def penalties_and_first_step(
-        self, sizes: Sizes, correlation: Shares, q: Shares
+        self, standardised: Standardised, correlation: Shares, q: Shares
     ) -> tuple[Penalty, dict[int, tuple[Shares, Shares]]]:
         """Two things that do not wait for one another; the steps are those `solve` begins with."""
         first = next(self.phases())
-        penalty, step = await self.mpc.together(self.thresholds(sizes), self.x_step(correlation, q, first))
+        penalty, step = await self.mpc.together(self.thresholds(standardised), self.x_step(correlation, q, first))
         return penalty, {first.inverse_rho: step}
 
     # Preparation
 
     async def moments(self) -> Moments:
-        """Form the moments as exact integers from the Gram matrix and the columns' offsets."""
+        """Form the moments as exact integers from the Gram matrices and the columns' offsets."""
         mpc, columns = self.mpc, self.d + 1
         order = [0, *(1 + j for j in self.problem.order)]
         offsets = await self.offsets()
-        upper = np.triu_indices(columns + 1)
-        shares = Residues.of_words(self.gram.field, self.gram.gram[np.ix_(order, order)][upper])
-        gram = symmetric(await self.narrow.lift(shares, mpc), upper, columns + 1)
-        sums, products = gram[0, 1:], gram[1:, 1:]
-        totals = (sums + offsets * self.n).carried()
-        centred = products * self.n - sums.reshape(-1, 1) * sums
+        i, j = upper = np.triu_indices(columns + 1)
+        words = self.gram.gram[:, order][:, :, order][:, i, j]
+        if not self.problem.folds:
+            field = self.gram.field
+            shares = Residues.of_words(field, words).sum(axis=0).reshape(1, -1)
+        else:
+            shares = Residues.of_words(self.gram.field, words)
+        parts = symmetric(await self.narrow.lift(shares, mpc), upper, columns + 1)
+        whole = parts.sum(axis=0).reshape(1, columns + 1, columns + 1)
+        groups = concatenate([whole, whole - parts]).carried() if self.problem.folds else whole
+        sums, products = groups[:, 0, 1:], groups[:, 1:, 1:]
+        n = mpc.public(self.counts)
+        totals = (sums + offsets * n.reshape(-1, 1)).carried()
+        i, j = upper = np.triu_indices(columns)
+        centred = products[:, i, j] * n.reshape(-1, 1) - sums[:, i] * sums[:, j]
+        if self.problem.folds:
+            held_out = self.held_out_products(parts, sums[1:])
+            centred, held_out = mpc.split(
+                await mpc.reduce(mpc.concatenate(centred, held_out)), centred.shape, held_out.shape
+            )
+            centred = symmetric(centred, upper, columns)
+            return Moments(totals, centred, centred, held_out)
         if self.model.fit_intercept:
-            centred = await mpc.reduce(centred)
-            return Moments(totals, centred, centred)
-        uncentred = centred + totals.reshape(-1, 1) * totals
-        both = await mpc.reduce(mpc.concatenate(centred, uncentred))
-        return Moments(totals, *mpc.split(both, centred.shape, uncentred.shape))
+            centred = symmetric(await mpc.reduce(centred), upper, columns)
+            return Moments(totals, centred, centred, None)
+        uncentred = centred + totals[:, i] * totals[:, j]
+        both = await mpc.reduce(stack([centred, uncentred]))
+        return Moments(totals, *(symmetric(both[k], upper, columns) for k in (0, 1)), None)
+
+    def held_out_products(self, folds: Shares, sums: Shares) -> Shares:
+        """n^2 times the sums, over a fold, of (x - mean of x)(y - mean of y), means and n of the rest; of degree 2.
+
+        folds : Gram matrices of the folds; sums : of the rest's columns.
+        """
+        i, j = np.triu_indices(self.d + 1)
+        own, products = folds[:, 0, 1:], folds[:, 1:, 1:][:, i, j]
+        rest, size = (self.mpc.public(counts).reshape(-1, 1) for counts in (self.counts[1:], self.fold_sizes))
+        squares = self.mpc.public([count**2 for count in self.counts[1:]]).reshape(-1, 1)
+        crossed = (sums[:, i] * own[:, j] + own[:, i] * sums[:, j]).carried()
+        return (products * squares).carried() - crossed * rest + (sums[:, i] * sums[:, j]).carried() * size
 
     async def offsets(self) -> Shares:
         """The columns' offsets, secret inputs of their owners."""
@@ -282,18 +287,20 @@ class SecureLasso:
         in_order = np.argsort(np.concatenate(list(columns.values())))
         return concatenate(shares)[in_order][problem.order]
 
-    async def standardise(self, of: Moments) -> tuple[Sizes, Shares, Shares]:
-        """The columns' sizes, and R and q; refuses a constant outcome and too small a spread."""
+    async def standardise(self, of: Moments) -> Standardised:
+        """The columns' sizes, and R and q; refuses a constant outcome, too small a spread, and rare levels."""
         mpc = self.mpc
         norm, spread = await self.scales(of)
-        both = norm.mantissa if norm is spread else concatenate([norm.mantissa, spread.mantissa])
-        roots, _, scaled = await mpc.together(
-            rsqrt(mpc, both), self.refuse(norm, spread), self.scaled_squares(of, norm, spread)
-        )
+        one = norm is spread
+        both = norm.mantissa if one else concatenate([norm.mantissa, spread.mantissa], axis=-1)
+        roots, kept = await mpc.together(rsqrt(mpc, both), self.refuse(of, norm, spread))
+        if kept is not None:
+            norm, spread = (replace(part, positive=kept) for part in (norm, spread))
         columns = self.d + 1
-        sizes = Sizes(norm, spread, roots[:columns], roots[-columns:])
-        correlation, q = await self.correlations(scaled, sizes)
-        return sizes, correlation, q
+        sizes = Sizes(norm, spread, roots[..., :columns], roots[..., -columns:])
+        scaled, held_out = await self.scaled_squares(of, norm, spread)
+        correlation, q, held_out = await self.correlations(scaled, held_out, sizes)
+        return Standardised(sizes, correlation, q, held_out)
 
     async def scales(self, of: Moments) -> tuple[Scale, Scale]:
         """The sizes of the squares (the columns' norms) and of the centred squares (their deviations)."""
@@ -301,10 +308,10 @@ class SecureLasso:
         lowest = self.place_of(SPREAD_BITS)
         diagonal = np.arange(self.d + 1)
         if self.model.fit_intercept:
-            norm = await scale(mpc, of.squares[diagonal, diagonal], bits, lowest)
+            norm = await scale(mpc, of.squares[:, diagonal, diagonal], bits, lowest)
             return norm, norm
-        squares = [matrix[diagonal, diagonal] for matrix in (of.squares, of.centred)]
-        both = await scale(mpc, concatenate(squares), bits, lowest)
+        squares = [matrix[:, diagonal, diagonal] for matrix in (of.squares, of.centred)]
+        both = await scale(mpc, concatenate(squares, axis=-1), bits, lowest)
         columns = self.d + 1
         return both.columns(slice(columns)), both.columns(slice(columns, None))
 
@@ -312,42 +319,102 @@ class SecureLasso:
         """The smallest i with 4^i >= n^2 4^spread_bits: columns with a place from there on spread that much."""
         return ((self.n**2).bit_length() + 2 * spread_bits + 1) // 2
 
-    async def refuse(self, norm: Scale, spread: Scale) -> None:
+    async def refuse(self, of: Moments, norm: Scale, spread: Scale) -> Shares | None:
         """Refuse a constant outcome; then columns that vary, but so little that rounding to steps of their scale
-        would show in the result. Nor may the spread be too small against the mean, when there is no intercept.
+        would show in the result. Nor may the spread be too small against the mean, when there is no intercept, or
+        against what a column does in a fold. Then rare levels; return which columns stay, if some may go.
         """
         mpc = self.mpc
-        if await mpc.is_zero("outcome is constant", spread.positive[-1]):
+        if not await mpc.is_zero("outcome is constant", (1 - spread.positive[:, -1]).sum()):
             raise Refused("constant-outcome", plain_lasso.constant_outcome())
-        least = [self.place_of(SPREAD_BITS)] * self.d + [self.place_of(OUTCOME_SPREAD_BITS)]
-        large = stack([spread.at_least(j, place) for j, place in enumerate(least)])
-        comparable = await of_places(mpc, lambda i: int(abs(i) <= RATIO_BITS), norm.one_hot, norm.one_hot[-1:])
-        faults = (spread.positive - large).sum() + (norm.positive - comparable).sum()
+        faults = (await self.spread_faults(of, norm, spread)).sum(axis=0)
+        if not await mpc.is_zero("spread is too small", faults.sum()):
+            columns = await secure_gate.refused_columns(mpc, self.problem, faults)
+            raise Refused("spread", plain_lasso.too_little_spread() + columns)
+        return await self.without_rare_levels(of, spread.positive)
+
+    async def spread_faults(self, of: Moments, norm: Scale, spread: Scale) -> Shares:
+        """For each group and column how many demands on its spread are not met."""
+        mpc = self.mpc
+        features, outcome = self.place_of(SPREAD_BITS), self.place_of(OUTCOME_SPREAD_BITS)
+        large = concatenate([spread.one_hot[:, :-1, features:].sum(), spread.one_hot[:, -1:, outcome:].sum()], axis=-1)
+        comparable = await of_places(mpc, lambda i: int(abs(i) <= RATIO_BITS), norm.one_hot, norm.one_hot[:, -1:, :])
+        faults = (spread.positive - large) + (norm.positive - comparable)
         if not self.model.fit_intercept:
             near = await of_places(mpc, lambda i: int(0 <= i <= MEAN_TO_SPREAD_BITS), norm.one_hot, spread.one_hot)
-            faults = faults + (spread.positive - near).sum()
-        if not await mpc.is_zero("spread is too small", faults):
-            raise Refused("spread", plain_lasso.too_little_spread())
+            faults = faults + (spread.positive - near)
+        if of.held_out is not None:
+            apart = await self.held_out_apart(of)
+            nothing = Residues.zeros(mpc.field, 1, self.d + 1)
+            faults = faults + concatenate([nothing, await mpc.reduce(spread.positive[1:] * apart)])
+        return faults
 
-    async def scaled_squares(self, of: Moments, norm: Scale, spread: Scale) -> Shares:
+    async def held_out_apart(self, of: Moments) -> Shares:
+        """1 where a column's mean square in a fold exceeds 2^HELD_OUT_BITS variances of the rest."""
+        assert of.held_out is not None  # noqa: S101 (the caller has looked)
+        columns = np.arange(self.d + 1)
+        i, j = np.triu_indices(self.d + 1)
+        own = of.held_out[:, np.flatnonzero(i == j)]
+        sizes = self.mpc.public([size << HELD_OUT_BITS for size in self.fold_sizes]).reshape(-1, 1)
+        limit = of.squares[1:, columns, columns] * sizes
+        bits = self.sizes.square_bits + HELD_OUT_BITS + self.n.bit_length() + 2
+        return 1 - await self.mpc.nonnegative(limit - own, bits)
+
+    async def without_rare_levels(self, of: Moments, positive: Shares) -> Shares | None:
+        """Which columns vary and stay; None if none may go."""
+        kept = await secure_gate.kept_columns(self.mpc, self.problem, self.n, of.totals[0])
+        return None if kept is None else await self.mpc.reduce(positive * kept)
+
+    async def scaled_squares(self, of: Moments, norm: Scale, spread: Scale) -> tuple[Shares, Shares | None]:
         """Products of columns, in the upper triangle, divided by the powers of two of both; 0 where one is constant."""
         mpc = self.mpc
         i, j = np.triu_indices(self.d + 1, 1)
-        factors = await mpc.reduce(norm.factor[i] * norm.factor[j])
-        scaled = mpc.product(of.squares[i, j], factors, norm.bits - F, norm.bits + 2)
-        both_vary = mpc.reduce(spread.positive[i] * spread.positive[j])
-        scaled, both_vary = await mpc.together(scaled, both_vary)
-        return await mpc.reduce(scaled * both_vary)
+        factors = await mpc.reduce(norm.factor[:, i] * norm.factor[:, j])
+        scaled = mpc.product(of.squares[:, i, j], factors, norm.bits - F, norm.bits + 2)
+        both_vary = mpc.reduce(spread.positive[:, i] * spread.positive[:, j])
+        scaled, both_vary, held_out = await mpc.together(scaled, both_vary, self.scaled_held_out(of, norm))
+        return await mpc.reduce(scaled * both_vary), held_out
 
-    async def correlations(self, scaled: Shares, sizes: Sizes) -> tuple[Shares, Shares]:
-        """R and q; rows and columns of features that are constant over the records are zero."""
+    async def scaled_held_out(self, of: Moments, norm: Scale) -> Shares | None:
+        """The same of the products in each fold, divided by a power of two near the fold's number of records."""
+        if of.held_out is None:
+            return None
+        mpc = self.mpc
+        i, j = np.triu_indices(self.d + 1)
+        factors = await mpc.reduce(norm.factor[1:][:, i] * norm.factor[1:][:, j])
+        bits = norm.bits + HELD_OUT_BITS + self.n.bit_length() + 2
+        return await mpc.product(of.held_out, factors, norm.bits - F + self.fold_shift, bits)
+
+    @property
+    def fold_shift(self) -> int:
+        return max(self.fold_sizes).bit_length() - 1
+
+    async def correlations(
+        self, scaled: Shares, held_out: Shares | None, sizes: Sizes
+    ) -> tuple[Shares, Shares, Shares | None]:
+        """R and q, with zeros for features that are constant over the records, and the like of each fold."""
         mpc, columns = self.mpc, self.d + 1
         i, j = upper = np.triu_indices(columns, 1)
-        roots = await mpc.product(sizes.norm_rsqrt[i], sizes.norm_rsqrt[j], F, 2 * F + 12)
+        roots = await mpc.product(sizes.norm_rsqrt[:, i], sizes.norm_rsqrt[:, j], F, 2 * F + 12)
         varies = sizes.spread.positive
-        entries = await mpc.product(scaled, roots, F, 2 * F + 12)
+        entries, held_out = await mpc.together(
+            mpc.product(scaled, roots, F, 2 * F + 12), self.normalised_held_out(held_out, sizes)
+        )
         correlation = symmetric(entries, upper, columns, diagonal=varies * ONE)
-        return correlation[:-1, :-1], correlation[:-1, -1]
+        return correlation[:, :-1, :-1], correlation[:, :-1, -1], held_out
+
+    async def normalised_held_out(self, scaled: Shares | None, sizes: Sizes) -> Shares | None:
+        if scaled is None:
+            return None
+        mpc, columns = self.mpc, self.d + 1
+        i, j = upper = np.triu_indices(columns)
+        rsqrts = sizes.norm_rsqrt[1:]
+        roots = await mpc.product(rsqrts[:, i], rsqrts[:, j], F, 2 * F + 12)
+        room = F + HELD_OUT_BITS + 6
+        entries = await mpc.product(scaled, roots, F, F + room)
+        means = mpc.public([fixed(Fraction(1 << self.fold_shift, size)) for size in self.fold_sizes])
+        entries = await mpc.truncate(entries * means.reshape(-1, 1), 2 * F - ERROR_BITS, F + room)
+        return symmetric(entries, upper, columns)
 
     async def refuse_dependent_features(self, correlation: Shares, sizes: Sizes) -> None:
         """Refuse least squares where a feature is explained by the others up to 2^-RANK_BITS of its variance.
@@ -357,78 +424,142 @@ class SecureLasso:
         """
         mpc, places = self.mpc, np.arange(self.d)
         constant = symmetric(
-            Residues.zeros(mpc.field, self.d * (self.d - 1) // 2),
+            Residues.zeros(mpc.field, self.problem.groups, self.d * (self.d - 1) // 2),
             np.triu_indices(self.d, 1),
             self.d,
-            diagonal=(1 - sizes.spread.positive[:-1]) * ONE,
+            diagonal=(1 - sizes.spread.positive[:, :-1]) * ONE,
         )
         ridge = 2.0**-RIDGE_BITS
         matrix = correlation + constant + self.scaled_identity(mpc, fixed(ridge))
-        factors = (await self.inverse(matrix, ridge / 2, self.d + 1))[places, places]
+        factors = (await self.inverse(matrix, ridge / 2, self.d + 1))[:, places, places]
         small = await mpc.nonnegative((ONE << RANK_BITS) - factors, F + RIDGE_BITS + 4)
-        if not await mpc.is_zero("features are dependent", self.d - small.sum()):
+        if not await mpc.is_zero("features are dependent", small.size - small.ravel().sum()):
             raise Refused("rank", plain_lasso.dependent_features())
 
     # Penalties
 
-    @property
-    def roots(self) -> Shares:
-        return self.mpc.public([fixed(root) for root in self.root])
-
     async def with_ridge(self, correlation: Shares, q: Shares) -> tuple[Shares, Shares]:
-        """R and q of the problem with the quadratic part of the penalty in R, scaled so that its diagonal is 1."""
-        if not any(self.ridge):
+        """R and q of each system, with the quadratic part of the penalty in R, scaled so that its diagonal is 1."""
+        if not self.has_ridge:
             return correlation, q
-        mpc = self.mpc
-        i, j = upper = np.triu_indices(self.d, 1)
-        both = mpc.public([fixed(self.root[a] * self.root[b]) for a, b in zip(i, j, strict=True)])
-        products = mpc.concatenate(correlation[i, j] * both, q * self.roots)
-        entries, q = mpc.split(await mpc.truncate(products, F, 2 * F + 4), i.shape, (self.d,))
-        diagonal = correlation[np.arange(self.d), np.arange(self.d)]
-        return symmetric(entries, upper, self.d, diagonal=diagonal), q
+        mpc, d, places = self.mpc, self.d, np.arange(self.d)
+        groups, count = self.problem.groups, len(self.root)
+        i, j = upper = np.triu_indices(d, 1)
+        both = mpc.public([[fixed(row[a] * row[b]) for a, b in zip(i, j, strict=True)] for row in self.root.tolist()])
+        roots = mpc.public([[fixed(root) for root in row] for row in self.root.tolist()])
+        entries = correlation[:, i, j].reshape(groups, 1, -1) * both
+        scaled_q = q.reshape(groups, 1, -1) * roots
+        parts = await mpc.truncate(mpc.concatenate(entries, scaled_q), F, 2 * F + 4)
+        entries, scaled_q = mpc.split(parts, (groups * count, len(i)), (groups * count, d))
+        diagonal = correlation[:, places, places].reshape(groups, 1, d).broadcast(groups, count, d)
+        return symmetric(entries, upper, d, diagonal=diagonal.reshape(groups * count, d)), scaled_q
 
-    async def thresholds(self, sizes: Sizes) -> Penalty:
+    @property
+    def systems(self) -> int:
+        return self.problem.groups * len(self.root)
+
+    async def thresholds(self, standardised: Standardised) -> Penalty:
         """The penalties tau and the tolerances of the optimality conditions, in the normalised scale.
 
         With w_j the deviation s_j of a feature, or 1 when it is not standardised, u_j its norm and u, s those of
         the outcome: tau_j = alpha (w_j / u_j) / u, tolerance_j = tolerance (w_j / u_j) (s / u).
         """
-        mpc, model, features = self.mpc, self.model, slice(self.d)
-        weights = np.array(self.factors) * self.root * model.l1_ratio
-        shape = (len(self.problem.penalties), self.d)
-        with np.errstate(over="ignore"):
-            values = np.minimum(np.outer(self.problem.penalties, weights), np.finfo(np.float64).max)
-        if model.standardize:
-            limit = THRESHOLD_LIMIT << (0 if model.fit_intercept else MEAN_TO_SPREAD_BITS + 1)
-            distinct, where = np.unique(values, return_inverse=True)
-            tau = await self.per_norm(sizes, [(self.d, value) for value in distinct.tolist()], limit)
-            tau = tau[where.reshape(shape)]
-            relative = mpc.public([fixed(model.tolerance * root) for root in self.root])
+        mpc, model, sizes, features = self.mpc, self.model, standardised.sizes, slice(self.d)
+        groups, shape = self.problem.groups, (self.systems, self.problem.choices // len(self.root), self.d)
+        largest = None
+        if self.problem.has_secret_grid:
+            largest = await self.largest_penalty(standardised)
+            tau = await self.multiples_of(largest, sizes)
         else:
-            tau, relative = await mpc.together(
-                self.per_two_norms(sizes, values.tolist()),
-                self.per_norm(sizes, [(j, model.tolerance) for j in range(self.d)], 1),
-            )
+            tau = await self.public_penalties(sizes)
+        if model.standardize:
+            relative = mpc.public([[fixed(model.tolerance * root) for root in row] for row in self.root.tolist()])
+        else:
+            relative = await self.per_norm(sizes, [(j, model.tolerance) for j in range(self.d)], 1)
         if not model.fit_intercept:
             ratios = await self.deviation_per_norm(sizes)
             if model.standardize:
-                tau = await mpc.product(tau, ratios[features], F, 2 * F + MEAN_TO_SPREAD_BITS + 8)
+                tau = await mpc.product(tau, ratios[:, None, features], F, 2 * F + MEAN_TO_SPREAD_BITS + 8)
                 tau = await self.at_most(THRESHOLD_LIMIT, tau)
-                relative = await mpc.product(relative, ratios[features], F, 2 * F + 8)
-            relative = await mpc.product(relative, ratios[-1:], F, 2 * F + 8)
-        constant = (1 - sizes.spread.positive[features]) * ONE  # a constant feature is removed
-        tau = (tau.broadcast(*shape) + constant).carried()
+                relative = await mpc.product(relative, ratios[:, features], F, 2 * F + 8)
+            relative = await mpc.product(relative, ratios[:, -1:], F, 2 * F + 8)
+        constant = (1 - sizes.spread.positive[:, None, features]) * ONE  # a constant feature is removed
+        tau = (tau + constant).carried().reshape(*shape)
         tau = tau + 8  # units in the last place: not negative by rounding, or both sides of 0 would be beyond it
+        relative = relative.broadcast(groups, len(self.root), self.d).reshape(self.systems, 1, self.d)
         floor = fixed(smallest_tolerance(self.d))
         margins = [(relative + floor) * fixed(MARGIN), relative * fixed(MARGIN / STRICTER) + floor * fixed(MARGIN)]
         both = await mpc.truncate(stack(margins), F, 2 * F + 8)
         tolerance, strict = both[0].broadcast(*shape), both[1].broadcast(*shape)
         sign_is_free = await mpc.nonnegative(tolerance - tau * 8, F + 10)
-        return Penalty(tau, tolerance, strict, sign_is_free)
+        return Penalty(tau, tolerance, strict, sign_is_free, largest)
+
+    async def public_penalties(self, sizes: Sizes) -> Shares:
+        """tau before the deviations of columns without an intercept, and cut; shape (groups, penalties, features)."""
+        weights = np.array(self.factors) * self.root * self.model.l1_ratio
+        with np.errstate(over="ignore"):
+            values = np.minimum(np.array(self.problem.penalties)[:, None] * weights, np.finfo(np.float64).max)
+        if not self.model.standardize:
+            return await self.per_two_norms(sizes, values.tolist())
+        limit = THRESHOLD_LIMIT << (0 if self.model.fit_intercept else MEAN_TO_SPREAD_BITS + 1)
+        distinct, where = np.unique(values, return_inverse=True)
+        tau = await self.per_norm(sizes, [(self.d, value) for value in distinct.tolist()], limit)
+        return tau[:, where.reshape(values.shape)]
+
+    async def largest_penalty(self, standardised: Standardised) -> Shares:
+        """The smallest penalty that removes everything penalised, per norm of the outcome; shape (1,)."""
+        mpc, q = self.mpc, standardised.q[0]
+        penalised = [j for j, factor in enumerate(self.factors) if factor > 0]
+        gradient = q
+        if len(penalised) < self.d:
+            gradient = await self.gradient_without_penalised(standardised, penalised)
+        inverse = mpc.public([fixed(1 / self.factors[j]) for j in penalised])
+        scaled = await mpc.truncate(gradient[penalised] * inverse, F, 2 * F + 70)
+        signs = await mpc.nonnegative(scaled, F + 72)
+        sizes = scaled if self.model.positive else await mpc.reduce(scaled * (signs * 2 - 1))
+        if self.model.positive:
+            sizes = await mpc.reduce(scaled * signs)
+        return await largest(mpc, sizes, F + 72)
+
+    async def gradient_without_penalised(self, standardised: Standardised, penalised: Sequence[int]) -> Shares:
+        """q - R b of all records, b fitted to the features that no penalty moves."""
+        mpc, d = self.mpc, self.d
+        free = np.ones(d, np.int64)
+        free[penalised] = 0
+        correlation, q = standardised.correlation[:1], standardised.q[:1]
+        support = mpc.public(free.reshape(1, 1, d))
+        nothing = Residues.zeros(mpc.field, 1, 1, d)
+        phase = Phase(1, 1, RIDGE_BITS)
+        b = await self.solve_on(correlation, q, nothing, nothing, Support(support, nothing), phase)
+        return q[0] - (await mpc.truncate(b @ correlation, F, 2 * F + polish_bits(d)))[0, 0]
+
+    async def multiples_of(self, largest: Shares, sizes: Sizes) -> Shares:
+        """tau of a secret grid in each group. Penalties are in units of the outcome, tau in those of its norm there."""
+        mpc = self.mpc
+        ratio = await self.norm_ratio(sizes)
+        of_groups = await mpc.product(largest, ratio, F, 2 * F + 80)
+        factors = np.array(self.problem.multiples(self.n))[:, None] * np.array(self.factors)
+        public = mpc.public([[fixed(value) for value in row] for row in factors.tolist()])
+        tau = await mpc.truncate(of_groups.reshape(-1, 1, 1) * public, F, 2 * F + 80)
+        positive = [factor for factor in self.factors if factor > 0]
+        return tau if max(positive) <= 2 * min(positive) else await self.at_most(THRESHOLD_LIMIT, tau, 80)
+
+    async def norm_ratio(self, sizes: Sizes) -> Shares:
+        """The norm of the outcome over all records per that in each group; shape (groups,)."""
+        mpc, norm = self.mpc, sizes.norm
+        power = of_places(
+            mpc, lambda i: 1 << RATIO_BITS + i if abs(i) <= RATIO_BITS else 0, norm.one_hot[:1, -1], norm.one_hot[:, -1]
+        )
+        whole = mpc.product(norm.mantissa[:1, -1], sizes.norm_rsqrt[:1, -1], F, 2 * F + 8)
+        power, whole = await mpc.together(power, whole)
+        ratio = await mpc.product(whole, sizes.norm_rsqrt[:, -1], F, 2 * F + 8)
+        ratio = await mpc.product(ratio, power, RATIO_BITS, F + 3 * RATIO_BITS + 8)
+        counts = mpc.public([fixed(Fraction(count, self.n)) for count in self.counts])
+        return await mpc.truncate(ratio * counts, F, 2 * F + RATIO_BITS + 8)
 
     async def per_norm(self, sizes: Sizes, wanted: Sequence[tuple[int, float]], limit: int) -> Shares:
-        """Return value / norm for pairs of a column and a value, norms in the columns' own units; cut between limit
-        and 2 limit.
+        """Return value / norm for pairs of a column and a value, norms in the columns' own units; cut between half of
+        `limit` and twice it. Shape (groups, pairs).
 
         A norm is mantissa^(1/2) 2^(place + 1 - exponent) / n. The power of two is selected from a table that a
         controller enters, for the exponents are none of the third party's business.
@@ -441,23 +572,32 @@ class SecureLasso:
             return [x for value, power in powers for x in _halvings(value, power, norm.places, limit)]
 
         entered = await self.enter(table, (len(columns), norm.places))
-        selected = await mpc.reduce((entered * norm.one_hot[columns]).sum(axis=1))
-        return await mpc.product(selected, sizes.norm_rsqrt[columns], F, 2 * F + MEAN_TO_SPREAD_BITS + 8)
+        selected = await mpc.reduce((entered * norm.one_hot[:, columns]).sum())
+        per_norm = await mpc.product(selected, sizes.norm_rsqrt[:, columns], F, 2 * F + MEAN_TO_SPREAD_BITS + 8)
+        return await self.for_counts(per_norm, 1)
 
-    async def at_most(self, limit: int, x: Shares) -> Shares:
+    async def for_counts(self, values: Shares, power: int) -> Shares:
+        """Numbers that are proportional to n^power, made with that of all records, for each group's; axis 0."""
+        if len(self.counts) == 1:
+            return values
+        counts = self.mpc.public([fixed(Fraction(count, self.n) ** power) for count in self.counts])
+        counts = counts.reshape(-1, *(1,) * (values.ndim - 1))
+        return await self.mpc.truncate(values * counts, F, 2 * F + MEAN_TO_SPREAD_BITS + 12)
+
+    async def at_most(self, limit: int, x: Shares, bits: int = MEAN_TO_SPREAD_BITS + 8) -> Shares:
         excess = x - limit * ONE
-        above = await self.mpc.nonnegative(excess, F + MEAN_TO_SPREAD_BITS + 8)
+        above = await self.mpc.nonnegative(excess, F + bits)
         return x - await self.mpc.reduce(above * excess)
 
     async def per_two_norms(self, sizes: Sizes, values: Sequence[Sequence[float]]) -> Shares:
         """Return value / (norm of the feature * norm of the outcome), cut at 1 to 4 times THRESHOLD_LIMIT.
 
-        values : one for each feature, a row for each penalty.
+        values : one for each feature, a row for each penalty. Shape (groups, penalties, features).
 
         As in `per_norm`; the table has one entry for each sum of the two places.
         """
         mpc, d, norm = self.mpc, self.d, sizes.norm
-        places = norm.places
+        places, groups = norm.places, self.problem.groups
 
         def table(exponents: Sequence[int]) -> list[int]:
             powers = [
@@ -470,11 +610,12 @@ class SecureLasso:
         entered = await self.enter(table, (len(values) * d, 2 * places - 1))
         limbs = np.lib.stride_tricks.sliding_window_view(entered.limbs, places, axis=2)
         windows = Residues(mpc.field, limbs, entered.bound)
-        for_outcome = await mpc.reduce((windows @ norm.one_hot[-1].reshape(-1, 1)).reshape(len(values), d, places))
-        selected = mpc.reduce((for_outcome * norm.one_hot[:-1]).sum())
-        roots = mpc.product(sizes.norm_rsqrt[:-1], sizes.norm_rsqrt[-1:], F, 2 * F + 12)
+        for_outcome = windows @ norm.one_hot[:, None, -1, :, None]
+        for_outcome = await mpc.reduce(for_outcome.reshape(groups, len(values), d, places))
+        selected = mpc.reduce((for_outcome * norm.one_hot[:, None, :-1]).sum())
+        roots = mpc.product(sizes.norm_rsqrt[:, :-1], sizes.norm_rsqrt[:, -1:], F, 2 * F + 12)
         selected, roots = await mpc.together(selected, roots)
-        return await mpc.product(selected, roots, F, 2 * F + 12)
+        return await self.for_counts(await mpc.product(selected, roots[:, None], F, 2 * F + 12), 2)
 
     async def enter(self, table: Callable[[Sequence[int]], list[int]], shape: tuple[int, int]) -> Shares:
         """A secret input of the outcome's owner: a table of integers made from the exponents."""
@@ -553,7 +694,7 @@ class SecureLasso:
         mpc = self.mpc
         z = u = Residues.zeros(mpc.field, *penalty.tau.shape)
         found: Solved | None = None
-        previous, iterations = None, 0
+        previous, iterations, restarts = None, 0, True
         for phase in self.phases():
             if phase.inverse_rho not in steps:
                 steps[phase.inverse_rho] = await self.x_step(correlation, q, phase)
@@ -570,6 +711,9 @@ class SecureLasso:
             found = await self.best(found, Solved(b, support, holds))
             if await mpc.is_zero("conditions hold", found.holds.size - found.holds.ravel().sum()):
                 return found.b, found.support, iterations
+            if restarts:
+                z, u = await self.restarted(correlation, q, penalty.tau, b, phase)
+            restarts = False
         raise Refused("not-converged", plain_lasso.not_converged(iterations))
 
     async def best(self, found: Solved | None, new: Solved) -> Solved:
@@ -577,7 +721,7 @@ class SecureLasso:
         if found is None or new.holds.size == 1:
             return new
         mpc = self.mpc
-        keep = found.holds.reshape(-1, 1)
+        keep = found.holds[..., None]
         pairs = [(found.b, new.b), (found.support.active, new.support.active), (found.support.sign, new.support.sign)]
         products = [keep * (old - fresh) for old, fresh in pairs] + [found.holds * new.holds]
         *changes, both = mpc.split(await mpc.reduce(mpc.concatenate(*products)), *(x.shape for x in products))
@@ -599,6 +743,22 @@ class SecureLasso:
         z, u = mpc.split(both, z.shape, u.shape)
         return z, u
 
+    async def restarted(
+        self, correlation: Shares, q: Shares, tau: Shares, b: Shares, phase: Phase
+    ) -> tuple[Shares, Shares]:
+        """Iterates from which to go on after the first polish: its coefficients and their dual, both cut to a range."""
+        mpc, limit = self.mpc, ONE << RESTART_BITS
+        fitted = await mpc.truncate(b @ correlation, F, 2 * F + polish_bits(self.d))
+        values = stack([b, q[:, None] - fitted])
+        limits = stack([placed(mpc.field, limit, np.ones(b.shape)), tau])
+        excess = stack([values - limits, -values - limits])
+        beyond = await mpc.nonnegative(excess, F + polish_bits(self.d))
+        over, under = await mpc.reduce(beyond * excess)
+        z, dual = values - over + under
+        both = await self.at_precision(mpc.concatenate(z, dual * phase.inverse_rho), F, phase)
+        z, u = mpc.split(both, z.shape, dual.shape)
+        return z, u
+
     async def x_step(self, correlation: Shares, q: Shares, phase: Phase) -> tuple[Shares, Shares]:
         """The relaxed step RELAXATION (R + rho I)^-1 (q + rho (z - u)) as a constant and a matrix for z - u."""
         mpc, f = self.mpc, fraction_bits(phase)
@@ -612,9 +772,9 @@ class SecureLasso:
             shrink = await self.inverse(matrix, rho, self.d + rho)
         scaled = fixed(RELAXATION * rho, f)
         linear = mpc.truncate(shrink * mpc.public(scaled), f, 2 * f + ITERATE_BITS + 2)
-        at_zero = shrink @ q.reshape(-1, 1) * fixed(RELAXATION, 2)
+        at_zero = shrink @ q[..., None] * fixed(RELAXATION, 2)
         at_zero, linear = await mpc.together(mpc.truncate(at_zero, F + 2, F + f + ITERATE_BITS + 4), linear)
-        return at_zero.reshape(-1), linear
+        return at_zero.reshape(len(q), 1, -1), linear
 
     async def iterate(
         self, step: tuple[Shares, Shares], z: Shares, u: Shares, threshold: Shares, phase: Phase
@@ -660,13 +820,30 @@ class SecureLasso:
         self, correlation: Shares, q: Shares, penalty: Penalty, z: Shares, support: Support, phase: Phase
     ) -> tuple[Shares, Support]:
         """Solve R b = q - tau sign on the support, near z; drop coefficients whose sign does not agree."""
+        mpc, active, sign = self.mpc, support.active, support.sign
+        b = await self.solve_on(correlation, q, penalty.tau, z, support, phase)
+        signed = sign * b
+        if not self.model.positive:
+            signed = signed + penalty.sign_is_free * (ONE << POLISH_BITS)
+        comparison = mpc.comparison(b.size, F + POLISH_BITS + 3)
+        _, (values, known) = await mpc.together(
+            comparison.run(signed.ravel()), self.times_known(active, sign, b, comparison)
+        )
+        kept = [comparison.times(value, times) for value, times in zip(values, known, strict=True)]
+        b, active, sign = mpc.split(await mpc.reduce(mpc.concatenate(*kept)), *[b.shape] * 3)
+        return b, Support(active, sign)
+
+    async def solve_on(
+        self, correlation: Shares, q: Shares, tau: Shares, z: Shares, support: Support, phase: Phase
+    ) -> Shares:
+        """Solve R b = q - tau sign on the support, near z, for each system and penalty."""
         mpc, d = self.mpc, self.d
         i, j = upper = np.triu_indices(d, 1)
         active, sign = support.active, support.sign
-        products = active[..., i] * active[..., j], active * q - sign * penalty.tau
+        products = active[..., i] * active[..., j], active * q[:, None] - sign * tau
         shapes = products[0].shape, z.shape
         both, right_side = mpc.split(await mpc.reduce(mpc.concatenate(*products)), *shapes)
-        entries = both * correlation[i, j]
+        entries = both * correlation[:, None, i, j]
         ridge = 2.0**-phase.ridge_bits
         if phase.has_large_ridge:
             f = COARSE_BITS
@@ -683,20 +860,11 @@ class SecureLasso:
             )
         b = z
         for _ in range(REFINEMENTS):
-            fitted = (equations @ b.reshape(*b.shape, 1)).reshape(*b.shape)
-            residual = right_side - await mpc.truncate(fitted, F, 2 * F + POLISH_BITS + 10)
-            change = (approximate_inverse @ residual.reshape(*b.shape, 1)).reshape(*b.shape)
+            fitted = (equations @ b[..., None]).reshape(*b.shape)
+            residual = right_side - await mpc.truncate(fitted, F, 2 * F + polish_bits(d))
+            change = (approximate_inverse @ residual[..., None]).reshape(*b.shape)
             b = (b + await mpc.truncate(change, f, F + f + POLISH_BITS + 10)).carried()
-        signed = sign * b
-        if not self.model.positive:
-            signed = signed + penalty.sign_is_free * (ONE << POLISH_BITS)
-        comparison = mpc.comparison(b.size, F + POLISH_BITS + 3)
-        _, (values, known) = await mpc.together(
-            comparison.run(signed.ravel()), self.times_known(active, sign, b, comparison)
-        )
-        kept = [comparison.times(value, times) for value, times in zip(values, known, strict=True)]
-        b, active, sign = mpc.split(await mpc.reduce(mpc.concatenate(*kept)), *[b.shape] * 3)
-        return b, Support(active, sign)
+        return b
 
     async def times_known(
         self, active: Shares, sign: Shares, b: Shares, comparison: Any
@@ -707,6 +875,16 @@ class SecureLasso:
         products = mpc.concatenate(*(comparison.holders_bit * value for value in values))
         return values, mpc.split(await mpc.reduce(products), *[(b.size,)] * 3)
 
+    async def residual_share(self, correlation: Shares, q: Shares, b: Shares) -> Shares:
+        """Mean square of the residuals per square of the outcome's norm, 1 - 2 q'b + b'Rb, of one group.
+
+        b : shape (penalties, features), below 2^COEFFICIENT_BITS.
+        """
+        mpc = self.mpc
+        fitted = await mpc.truncate(b @ correlation, F, 2 * F + COEFFICIENT_BITS + 10)
+        explained = ((q * 2 - fitted) * b).sum()
+        return ONE - await mpc.truncate(explained, F, 2 * F + 2 * COEFFICIENT_BITS + 12)
+
     async def conditions_hold(
         self, correlation: Shares, q: Shares, tau: Shares, tolerance: Shares, b: Shares, support: Support
     ) -> Shares:
@@ -715,7 +893,7 @@ class SecureLasso:
         For a single one the number of conditions that do not hold, less 1, is taken off: it is 1 if all hold.
         """
         mpc = self.mpc
-        off = (q << F) - b @ correlation - (support.sign * tau << F)
+        off = (q[:, None] << F) - b @ correlation - (support.sign * tau << F)
         allowed = tolerance + (1 - support.active) * tau << F
         below = allowed
         if self.model.positive:  # a coefficient of 0 may be pulled towards negative numbers
@@ -727,98 +905,6 @@ class SecureLasso:
         if missing.size == 1:
             return missing + 1
         return await mpc.nonnegative(missing, margins.shape[-1].bit_length() + 2)
-
-    # Results
-
-    async def slopes(self, b: Shares, support: Support, sizes: Sizes) -> Shares:
-        """Integers: slopes in steps of the outcome per step of the feature, times 2^SLOPE_BITS; 0 off the support.
-
-        A slope is b (mantissa / mantissa_j)^(1/2) 2^(place - place_j), symbols without j those of the outcome. It
-        has so many fractional bits before the multiplication by the power of two that rounding after it leaves no
-        zeros at the end, which would tell the power.
-        """
-        mpc, norm = self.mpc, sizes.norm
-        root, power = await mpc.together(
-            mpc.product(norm.mantissa[-1:], sizes.norm_rsqrt[-1:], F, 2 * F + 8),
-            of_places(
-                mpc, lambda i: 1 << RATIO_BITS - i if abs(i) <= RATIO_BITS else 0, norm.one_hot[:-1], norm.one_hot[-1:]
-            ),
-        )
-        roots = await mpc.product(sizes.norm_rsqrt[:-1], root, F, 2 * F + 8)
-        wide = await mpc.product(b, roots, 2 * F - WIDE_FRACTIONAL_BITS, 2 * F + COEFFICIENT_BITS + 4)
-        bits = WIDE_FRACTIONAL_BITS + COEFFICIENT_BITS + 2 * RATIO_BITS + 2
-        slopes = await mpc.product(wide, power, WIDE_FRACTIONAL_BITS + RATIO_BITS - SLOPE_BITS, bits)
-        return await mpc.reduce(support.active * slopes)
-
-    async def unexplained(self, correlation: Shares, q: Shares, b: Shares, sizes: Sizes) -> Shares:
-        """Mean square of the residuals per variance of the outcome: (1 - 2 q'b + b'Rb) (norm / deviation)^2."""
-        mpc, norm, spread = self.mpc, sizes.norm, sizes.spread
-        fitted = await mpc.truncate(b @ correlation, F, 2 * F + COEFFICIENT_BITS + 10)
-        explained = ((q * 2 - fitted) * b).sum()
-        share = ONE - await mpc.truncate(explained, F, 2 * F + 2 * COEFFICIENT_BITS + 12)
-        if self.model.fit_intercept:
-            return share
-        root = sizes.spread_rsqrt[-1:]
-        roots = await mpc.product(root, root, F, 2 * F + 8)
-        ratio = await mpc.product(norm.mantissa[-1:], roots, F, 2 * F + 8)
-        limited = await mpc.product(share, ratio, F, 2 * F + 8)
-        power = await of_places(
-            mpc, lambda i: 4 ** min(max(i, 0), MEAN_TO_SPREAD_BITS), norm.one_hot[-1:], spread.one_hot[-1:]
-        )
-        return await mpc.reduce(limited * power)
-
-    async def open_results(
-        self, iterations: int, correlation: Shares, q: Shares, b: Shares, support: Support, of: Moments, sizes: Sizes
-    ) -> list[Fit]:
-        """Open slopes, intercepts, r2 and the outcome's variance to the controllers, rounded (by noise)."""
-        slopes, unexplained = await self.mpc.together(
-            self.slopes(b, support, sizes), self.unexplained(correlation, q, b, sizes)
-        )
-        mpc, n, spread = self.mpc, self.n, sizes.spread
-        count = len(slopes)
-        results = {"slopes": slopes.ravel()}
-        if self.model.fit_intercept:
-            line = await mpc.reduce((slopes * of.totals[:-1]).sum())
-            exact = of.totals[-1:] * mpc.public(1 << SLOPE_BITS) - line
-            results["intercept"] = exact + mpc.noise(
-                count, SLOPE_BITS + INTERCEPT_NOISE_BITS + n.bit_length() - 1, "intercept"
-            )
-        results["r2"] = ONE - unexplained + mpc.noise(count, F - R2_BITS, "r2")
-        place = (spread.one_hot[-1] * np.arange(spread.places, dtype=np.int32)).sum().reshape(1)
-        mantissa = spread.mantissa[-1:] + mpc.noise(1, F - VARIANCE_BITS, "variance")
-        results["variance of the outcome"] = mpc.concatenate(mantissa, place)
-        opened = await mpc.runtime.open_to_controllers(results, self.problem.controllers)
-        if opened is None:
-            return [Fit(iterations, None, None, None, None, self.hiding_bits)] * count
-        p = mpc.field.p
-        signed = {name: [int(x) - p if x > p // 2 else int(x) for x in values] for name, values in opened.items()}
-        steps = np.array(signed["slopes"], dtype=object).reshape(count, self.d)
-        variance = signed["variance of the outcome"]
-        return [
-            self.on_original_scale(
-                iterations, steps[k], signed.get("intercept", [None] * count)[k], signed["r2"][k], variance
-            )
-            for k in range(count)
-        ]
-
-    def on_original_scale(self, iterations: int, steps: Any, intercept: int | None, r2: int, variance: Any) -> Fit:
-        """A controller's last step: multiply what was opened by the public scales."""
-        *features, outcome = self.exponents
-        if self.model.positive:  # the last bits of a number near 0 are off by a few units, to either side
-            steps = [max(x, 0) for x in steps]
-        slopes = [Fraction(x, 1 << SLOPE_BITS) * _power(e - outcome) for x, e in zip(steps, features, strict=True)]
-        constant = 0 if intercept is None else Fraction(intercept, self.n << SLOPE_BITS) * _power(-outcome)
-        explained = min(Fraction(r2, ONE), Fraction(1))
-        mantissa, place = variance
-        total = Fraction(mantissa, ONE) * _power(2 * (place + 1 - outcome)) / self.n**2
-        mse = (1 - explained) * total
-        coefficients = tuple(map(float, slopes))
-        return Fit(iterations, coefficients, float(constant), float(explained), float(mse), self.hiding_bits)
-
-    @property
-    def hiding_bits(self) -> float:
-        """Of all masked openings so far."""
-        return self.sizes.statistical_bits - math.log2(max(1, self.mpc.opened.masked))
 
 
 def fraction_bits(phase: Phase) -> int:
@@ -835,5 +921,24 @@ def _halvings(value: Fraction, power: int, count: int, limit: int) -> list[int]:
     return [min(largest, whole >> extra + i) for i in range(count)]
 
 
-def _power(exponent: int) -> Fraction:
-    return Fraction(2) ** exponent
+async def largest(mpc: Arithmetic, values: Shares, bits: int) -> Shares:
+    """The largest of a vector of numbers of `bits` bits; shape (1,). 11 rounds."""
+    one_hot = await first_smallest(mpc, -values, bits)
+    return await mpc.reduce((one_hot * values).sum().reshape(1))
+
+
+async def first_smallest(mpc: Arithmetic, values: Shares, bits: int) -> Shares:
+    """1 at the smallest of a vector of numbers, at the first of them if there are several, and 0 elsewhere. 10 rounds.
+
+    All pairs are compared at once; the one that no other is before wins.
+    """
+    count = len(values)
+    i, j = np.triu_indices(count, 1)
+    if not len(i):
+        return mpc.public(np.ones(count, np.int64))
+    before = await mpc.nonnegative(values[j] - values[i], bits + 1)  # the first of a pair is not after the second
+    limbs = np.zeros((len(before.limbs), count, count), np.int64)
+    after = 1 - before
+    limbs[:, i, j], limbs[:, j, i] = before.limbs, after.limbs
+    wins = Residues(mpc.field, limbs, max(before.bound, after.bound)).sum()
+    return await mpc.nonnegative(wins - (count - 1), count.bit_length() + 2)
