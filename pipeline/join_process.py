@@ -282,6 +282,7 @@ def _sharing_role(
         {party.id: party.width for party in (first, second)},
         sizes.field,
         joined.records,
+        max(1, model.folds),
     )
     if isinstance(joined, Matched):
         return ThirdPartySharing(setting, progress)

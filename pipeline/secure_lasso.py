@@ -258,7 +258,7 @@ class SecureLasso:
         order = [0, *(1 + j for j in self.problem.order)]
         offsets = await self.offsets()
         upper = np.triu_indices(columns + 1)
-        shares = Residues.of_words(self.gram.field, self.gram.gram[np.ix_(order, order)][upper])
+        shares = Residues.of_words(self.gram.field, self.gram.total[np.ix_(order, order)][upper])
         gram = symmetric(await self.narrow.lift(shares, mpc), upper, columns + 1)
         sums, products = gram[0, 1:], gram[1:, 1:]
         totals = (sums + offsets * self.n).carried()

@@ -27,7 +27,7 @@ D = 8
 def fitted(x: Any, y: Any, model: Model, factors: tuple[float, ...] = (), alphas: tuple[float, ...] = ()) -> list[Fit]:
     columns = encode(np.column_stack((x, y)))
     d = x.shape[1]
-    gram = GramShare(len(y), FIELD_127, FIELD_127.from_ints(columns.gram))
+    gram = GramShare(len(y), FIELD_127, FIELD_127.from_ints(columns.gram)[np.newaxis])
     problem = Problem(model, (0,) * (d + 1), d, columns.exponents, columns.offsets, alphas, factors)
     sizes = plan(len(y), d, fit_intercept=model.fit_intercept, max_iterations=model.max_iterations)
     mpc = ClearArithmetic(sizes.solver_field, sizes.statistical_bits)
@@ -180,7 +180,7 @@ def test_rounding_makes_no_coefficient_negative_that_must_not_be(positive: bool)
     x, y = data()
     columns = encode(np.column_stack((x, y)))
     model = Model(0.1, positive=positive)
-    gram = GramShare(len(y), FIELD_127, FIELD_127.from_ints(columns.gram))
+    gram = GramShare(len(y), FIELD_127, FIELD_127.from_ints(columns.gram)[np.newaxis])
     problem = Problem(model, (0,) * (D + 1), D, columns.exponents, columns.offsets)
     sizes = plan(len(y), D, fit_intercept=True, max_iterations=1000)
     lasso = SecureLasso(ClearArithmetic(sizes.solver_field, sizes.statistical_bits), sizes, gram, problem)

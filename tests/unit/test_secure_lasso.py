@@ -30,7 +30,7 @@ def arithmetic(seed: int = 0) -> ClearArithmetic:
 def solver(x, y, model: Model) -> tuple[SecureLasso, ClearArithmetic]:
     columns = encode(np.column_stack((x, y)))
     d = x.shape[1]
-    gram = GramShare(len(y), FIELD_127, FIELD_127.from_ints(columns.gram))
+    gram = GramShare(len(y), FIELD_127, FIELD_127.from_ints(columns.gram)[np.newaxis])
     problem = Problem(model, (0,) * (d + 1), d, columns.exponents, columns.offsets)
     sizes = plan(len(y), d, fit_intercept=model.fit_intercept, max_iterations=model.max_iterations)
     mpc = ClearArithmetic(sizes.solver_field, sizes.statistical_bits)
@@ -182,7 +182,7 @@ def test_a_column_with_little_of_its_range_among_the_matches_keeps_its_accuracy(
     columns = encode(with_outliers)
     z = np.concatenate((np.ones((200, 1), dtype=object), columns.values[:200]), axis=1)
     lasso, mpc = solver(x, y, Model(0.01))
-    gram = GramShare(200, FIELD_127, FIELD_127.from_ints(z.T @ z))
+    gram = GramShare(200, FIELD_127, FIELD_127.from_ints(z.T @ z)[np.newaxis])
     problem = Problem(Model(0.01), (0,) * 4, 3, columns.exponents, columns.offsets)
     found = asyncio.run(SecureLasso(mpc, lasso.sizes, gram, problem).fit(lambda _: None))[0]
     expected = reference(x, y, Model(0.01))
@@ -205,7 +205,7 @@ def test_a_column_that_varies_by_a_few_steps_of_its_scale_is_refused(share_of_ra
     columns = encode(np.vstack((np.column_stack((x, y)), np.full(5, 30.0))))
     z = np.concatenate((np.ones((100, 1), dtype=object), columns.values[:100]), axis=1)
     lasso, mpc = solver(x, y, Model(0.1))
-    gram = GramShare(100, FIELD_127, FIELD_127.from_ints(z.T @ z))
+    gram = GramShare(100, FIELD_127, FIELD_127.from_ints(z.T @ z)[np.newaxis])
     with pytest.raises(Refused) as refusal:
         asyncio.run(SecureLasso(mpc, lasso.sizes, gram, lasso.problem).fit(lambda _: None))
     assert refusal.value.rule == "spread"
@@ -217,7 +217,7 @@ def test_an_outcome_that_varies_too_little_for_the_step_of_the_intercept_is_refu
     columns = encode(np.vstack((np.column_stack((x, y * 1e-5)), [0, 0, 0, 30.0])))
     z = np.concatenate((np.ones((100, 1), dtype=object), columns.values[:100]), axis=1)
     lasso, mpc = solver(x, y, Model(0.0))
-    gram = GramShare(100, FIELD_127, FIELD_127.from_ints(z.T @ z))
+    gram = GramShare(100, FIELD_127, FIELD_127.from_ints(z.T @ z)[np.newaxis])
     with pytest.raises(Refused) as refusal:
         asyncio.run(SecureLasso(mpc, lasso.sizes, gram, lasso.problem).fit(lambda _: None))
     assert refusal.value.rule == "spread"
@@ -236,7 +236,7 @@ def test_columns_of_sizes_too_far_apart_are_refused() -> None:
     columns = encode(np.vstack((np.column_stack((x + np.array([0, 1e4, 0]), y * 1e-7)), [0, 1e4, 0, 30])))
     z = np.concatenate((np.ones((100, 1), dtype=object), columns.values[:100]), axis=1)
     lasso, mpc = solver(x, y, Model(0.0, fit_intercept=False))
-    gram = GramShare(100, FIELD_127, FIELD_127.from_ints(z.T @ z))
+    gram = GramShare(100, FIELD_127, FIELD_127.from_ints(z.T @ z)[np.newaxis])
     problem = Problem(lasso.model, (0,) * 4, 3, columns.exponents, columns.offsets)
     with pytest.raises(Refused, match="too far from zero"):
         asyncio.run(SecureLasso(mpc, lasso.sizes, gram, problem).fit(lambda _: None))
@@ -276,7 +276,7 @@ def test_a_rough_inverse_of_features_that_are_all_the_same_stays_in_its_range(fe
     mpc = ClearArithmetic(sizes.solver_field, sizes.statistical_bits, seed=3)
     problem = Problem(Model(0.1), (0,) * (features + 1), features, (0,) * (features + 1), (0,) * (features + 1))
     nothing = np.zeros((features + 2, features + 2), dtype=object)
-    lasso = SecureLasso(mpc, sizes, GramShare(1000, FIELD_127, FIELD_127.from_ints(nothing)), problem)
+    lasso = SecureLasso(mpc, sizes, GramShare(1000, FIELD_127, FIELD_127.from_ints(nothing)[np.newaxis]), problem)
     ridge = 2.0**-COARSE_RIDGE_BITS
     matrix = 1 + ridge * np.eye(features)
     entries = mpc.public([[fixed(entry) for entry in row] for row in matrix.tolist()])
@@ -319,7 +319,7 @@ def test_the_outcome_may_stand_anywhere_among_the_columns() -> None:
     x, y = table("independent", 100, 4)
     columns = encode(np.column_stack((x[:, :1], y, x[:, 1:])))
     lasso, mpc = solver(x, y, Model(0.1))
-    gram = GramShare(100, FIELD_127, FIELD_127.from_ints(columns.gram))
+    gram = GramShare(100, FIELD_127, FIELD_127.from_ints(columns.gram)[np.newaxis])
     problem = Problem(Model(0.1), (0,) * 5, 1, columns.exponents, columns.offsets)
     moved = asyncio.run(SecureLasso(mpc, lasso.sizes, gram, problem).fit(lambda _: None))[0]
     close_to_scikit_learn(x, y, Model(0.1), moved)
@@ -327,7 +327,7 @@ def test_the_outcome_may_stand_anywhere_among_the_columns() -> None:
 
 def test_a_gram_matrix_in_another_field_is_a_bug() -> None:
     lasso, mpc = solver(*table("independent", 20, 2), Model(0.1))
-    gram = GramShare(20, FIELD_191, FIELD_191.zeros(4, 4))
+    gram = GramShare(20, FIELD_191, FIELD_191.zeros(1, 4, 4))
     with pytest.raises(LocalProtocolError):
         SecureLasso(mpc, lasso.sizes, gram, lasso.problem)
 
