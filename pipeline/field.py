@@ -410,7 +410,7 @@ class GramAccumulator:
         first = products[:, 0, 1:].reshape(count, len(lefts), self.columns)
         inner = products[:, 1:, 1:].reshape(count, len(lefts), self.columns, len(lefts), self.columns)
         places = {left + right for left, right in product(lefts, repeat=2)}
-        alike = {place: np.zeros((count, size, size), np.uint64) for place in places}  # at most 8 sums below 2^59
+        alike = {place: np.zeros((count, size, size), np.uint64) for place in places}  # at most 11 sums below 2^59
         alike[0][:, 0, 0] = products[:, 0, 0]
         for k, left in enumerate(lefts):
             alike[left][:, 0, 1:] = alike[left][:, 1:, 0] = first[:, k]
@@ -419,7 +419,7 @@ class GramAccumulator:
         columns = [np.zeros((count, size, size), np.uint64) for _ in range(2 * self.field.limbs + 2)]
         for position, rest in alike.items():
             place, shift = divmod(position, LIMB_BITS)
-            for column in columns[place : place + 3]:  # below 2^62, in digits of 22 bits
+            for column in columns[place : place + 3]:  # below 2^63, in digits of 22 bits
                 column += _left(rest & _mask(LIMB_BITS), shift)
                 rest = _right(rest, LIMB_BITS)
         flat = [column.ravel() for column in columns]
