@@ -24,7 +24,8 @@ from pipeline.bounds import plan
 from pipeline.config import Model
 from pipeline.mpc_runtime import Runtime
 from pipeline.primitives import Arithmetic
-from pipeline.secure_lasso import Fit, Problem, SecureLasso
+from pipeline.problem import Problem
+from pipeline.secure_analysis import Fit, SecureAnalysis
 from pipeline.share_convert import GramShare
 
 PENALTY = 0.05  # of the smallest penalty that removes everything
@@ -58,7 +59,7 @@ class Timing:
     stage_rounds: Counter[str]
 
 
-class TimedLasso(SecureLasso):
+class TimedLasso(SecureAnalysis):
     """Notes the clock and the rounds around each stage."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -88,15 +89,16 @@ async def fit(runtime: Runtime, gram: GramShare, problem: Problem) -> Timing:
         problem.features,
         fit_intercept=model.fit_intercept,
         max_iterations=model.max_iterations,
-        problems=len(problem.penalties),
+        problems=problem.groups * problem.choices,
+        groups=problem.groups,
     )
     peers = [i for i in range(PARTIES) if i != runtime.pid]
     await runtime.supervise(runtime.exchange("ready", dict.fromkeys(peers, b""), dict.fromkeys(peers, 0)))
     solver = TimedLasso(Arithmetic(runtime, sizes.solver_field, sizes.statistical_bits), sizes, gram, problem)
     start, rounds, cpu = time.perf_counter(), runtime.rounds, time.process_time()
-    fits = await runtime.supervise(solver.fit(lambda _: None))
+    analysis = await runtime.supervise(solver.fit(lambda _: None))
     whole, cpu = time.perf_counter() - start, time.process_time() - cpu
-    return Timing(fits, whole, cpu, runtime.rounds - rounds, solver.seconds, solver.rounds)
+    return Timing(list(analysis.fits), whole, cpu, runtime.rounds - rounds, solver.seconds, solver.rounds)
 
 
 def lasso(sizes: Sizes) -> Iterator[Figure]:

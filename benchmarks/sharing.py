@@ -104,7 +104,7 @@ def play(
                 continue
             send(role.receive(senders[connection], message))
     seconds = time.perf_counter() - wall, time.process_time() - cpu
-    report.send((*seconds, peak_mib(), peak_mib() - before, role.result.gram[0]))
+    report.send((*seconds, peak_mib(), peak_mib() - before, role.result.total[0]))
 
 
 def run(setting: SharingSetting) -> list[tuple[float, float, float, float, Words]]:

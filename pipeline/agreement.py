@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Literal, cast
@@ -46,11 +46,16 @@ class Column:
     range: tuple[float, float] | None = None  # of a numeric column, if declared
 
     @property
+    def name(self) -> str:
+        """What the study calls it: hospital.smoker."""
+        return f"{self.party}.{self.column}"
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of its coefficients, in order."""
         if self.kind == "numeric":
-            return (f"{self.party}.{self.column}",)
-        return tuple(f"{self.party}.{self.column}={level}" for level in self.levels[1:])
+            return (self.name,)
+        return tuple(f"{self.name}={level}" for level in self.levels[1:])
 
 
 @dataclass(frozen=True)
@@ -191,7 +196,9 @@ class Open:
 
 @dataclass(frozen=True)
 class Gate:
-    """Rules that are tested on shares before anything is opened; None switches one off. See `docs/disclosure-control.md`.
+    """Rules that are tested on shares before anything is opened; None switches one off.
+
+    What they are for is in `docs/disclosure-control.md`.
 
     min_residual_df : records minus parameters, at least.
     max_parameters_ratio : parameters (coefficients that are not zero, and the intercept) per record, at most.
@@ -243,35 +250,76 @@ class Agreement:
         """The names of all coefficients, controllers by id."""
         return tuple(name for party in self.controllers for name in party.names)
 
+    @property
+    def analysed_names(self) -> tuple[str, ...]:
+        """Those of `names` that take part in the model, in the same order."""
+        chosen = set(self.model.features)
+        return tuple(
+            name
+            for party in self.controllers
+            for column in party.columns
+            for name in column.names
+            if not chosen or name in chosen or column.name in chosen
+        )
+
     def canonical(self) -> dict[str, object]:
         """The agreement as plain JSON values: what is hashed, and exchanged when digests differ."""
         return {
-            "study": {"name": self.study.name, "min_records": self.study.min_records},
+            "study": _canonical_study(self.study),
             "party": [_canonical_party(party) for party in self.parties],
-            "join": {"paillier_bits": self.join.paillier_bits, "keys": self.join.keys},
-            "model": {
-                "kind": self.model.kind,
-                "alpha": self.model.alpha,
-                "l1_ratio": self.model.l1_ratio,
-                "penalty_factors": dict(sorted(self.model.penalty_factors.items())),
-                "positive": self.model.positive,
-                "standardize": self.model.standardize,
-                "fit_intercept": self.model.fit_intercept,
-                "tolerance": self.model.tolerance,
-                "max_iterations": self.model.max_iterations,
-            },
+            "join": asdict(self.join),
+            "model": _canonical_model(self.model),
+            "open": asdict(self.open),
+            "gate": asdict(self.gate),
         }
 
     @property
     def digest(self) -> str:
         """SHA-256, in hex, of the canonical JSON."""
-        return hashlib.sha256(canonical_json(self.canonical())).hexdigest()
+        return _digest(self.canonical())
+
+    @property
+    def join_digest(self) -> str:
+        """Like `digest`, without the model: what kept shares are bound to, for they may serve several models."""
+        tables = self.canonical()
+        del tables["model"]
+        return _digest(tables)
 
 
 def canonical_json(value: object) -> bytes:
     """One spelling for one content: keys sorted, no spaces, UTF-8; floats as Python writes them."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
+
+
+def _digest(tables: Mapping[str, object]) -> str:
+    return hashlib.sha256(canonical_json(tables)).hexdigest()
+
+
+def _canonical_study(study: Study) -> dict[str, object]:
+    until = study.keep_until
+    return asdict(study) | {"keep_until": None if until is None else until.isoformat()}
+
+
+def _canonical_model(model: Model) -> dict[str, object]:
+    several = model.problems > 1
+    return {
+        "kind": model.kind,
+        "alpha": None if several else model.alpha,
+        "alphas": list(model.alphas),
+        "n_alphas": model.n_alphas,
+        "alpha_min_ratio": model.alpha_min_ratio,
+        "folds": model.folds,
+        "rule": model.rule,
+        "l1_ratio": model.l1_ratio,
+        "penalty_factors": dict(sorted(model.penalty_factors.items())),
+        "features": list(model.features),
+        "positive": model.positive,
+        "standardize": model.standardize,
+        "fit_intercept": model.fit_intercept,
+        "tolerance": model.tolerance,
+        "max_iterations": model.max_iterations,
+    }
 
 
 def _canonical_party(party: Party) -> dict[str, object]:
@@ -312,7 +360,7 @@ def differences(mine: Mapping[str, object], theirs: object) -> list[str]:
     _check_json(theirs, MAX_DEPTH)
     theirs = _table(theirs)
     found = [] if mine.keys() == theirs.keys() else ["the kinds of tables (are the versions the same?)"]
-    for section in ("study", "party", "join", "model"):
+    for section in ("study", "party", "join", "model", "open", "gate"):
         if section == "party":
             found += _party_differences(_by_id(mine.get(section)), _by_id(theirs.get(section)))
         else:
@@ -343,7 +391,7 @@ def _text(table: Mapping[str, object], key: str) -> str | None:
 
 
 def _shown(key: str) -> str:
-    return key if re.fullmatch("[a-z_]{1,30}", key) else "a key that is unknown here"
+    return key if re.fullmatch("[a-z][a-z0-9_]{0,29}", key) else "a key that is unknown here"
 
 
 def _by_id(parties: object) -> dict[int, Mapping[str, object]]:

@@ -27,6 +27,7 @@ INVERSE_BITS = 25  # fractional bits of a rough inverse, less where the hiding b
 INVERSE_HEADROOM = COARSE_RIDGE_BITS + 7  # bits, with sign, of an entry of it times one of the step's other factor
 COEFFICIENT_BITS = 16  # normalised coefficients: the certificate checks that they are below 2^16
 ITERATE_BITS = 30  # normalised iterates of the solver, and what is compared with them
+RESTART_BITS = 8  # coefficients with which the iterations start anew after a polish
 POLISH_BITS = 40  # iterates of the polish, also with a support that is not the right one
 THRESHOLD_LIMIT = 4  # a threshold of 1 removes everything; larger ones are cut here
 SPREAD_BITS = 14  # a feature that varies, but with a standard deviation below 2^14 steps of its scale, is refused

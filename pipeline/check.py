@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +12,25 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import bounds, config
-from pipeline.config import Agreement, Local, Party
+from pipeline.config import Agreement, Gate, Local, Model, Party, Study
 from pipeline.errors import DataError, RangeError
 from pipeline.fixed_point import encode, encoded_columns
 from pipeline.matching import permutation
 from pipeline.messages import MAX_ROWS
 from pipeline.pins import fingerprint, in_lines
-from pipeline.preprocess import IdentifierSummary, TableSummary, prepare
+from pipeline.preprocess import IdentifierSummary, PreparedTable, TableSummary, prepare
 from pipeline.progress import print_table
+from pipeline.rare_levels import check_rare_levels, rare_levels
 
 FAR = 1000
+
+_PARTS = {
+    "cv_curve": "the cross-validated errors of each penalty",
+    "cv_r2": "the cross-validated r2 of the chosen one",
+    "standard_errors": "standard errors",
+    "table1": "means and standard deviations of all columns",
+    "refused_column": "the column for which a study is refused",
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,7 @@ class Report:
     party_id: int
     table: TableSummary | None
     far: tuple[str, ...] = ()  # columns with a value far from the rest
+    rare: tuple[str, ...] = ()  # what is said of levels that few have, where that is no fault
 
 
 def check(path: Path, party_id: int, local: Path | None = None) -> Report:
@@ -41,12 +51,12 @@ def check(path: Path, party_id: int, local: Path | None = None) -> Report:
     faults = list(found.faults)
     if found.agreement is not None:
         faults += _range_faults(found.agreement)
-    table: TableSummary | None = None
-    far: tuple[str, ...] = ()
-    if found.table is not None:
-        fit_intercept = found.agreement is None or found.agreement.model.fit_intercept
-        table, far = _check_table(*found.table, bounds.offset_bits(fit_intercept), faults)
-    return Report(tuple(faults), found.agreement, party_id, table, far)
+    prepared = None if found.table is None else _prepare(*found.table, found.agreement, faults)
+    if found.table is None or prepared is None:
+        return Report(tuple(faults), found.agreement, party_id, None)
+    rare = () if found.agreement is None else _rare_levels(prepared, found.agreement, party_id, faults)
+    far = _far(found.table[0], prepared.values)
+    return Report(tuple(faults), found.agreement, party_id, prepared.summary, far, rare)
 
 
 def _range_faults(agreement: Agreement) -> list[str]:
@@ -60,19 +70,27 @@ def _range_faults(agreement: Agreement) -> list[str]:
     return []
 
 
-def _check_table(
-    party: Party, local: Local, offset_bits: int, faults: list[str]
-) -> tuple[TableSummary | None, tuple[str, ...]]:
+def _prepare(party: Party, local: Local, agreement: Agreement | None, faults: list[str]) -> PreparedTable | None:
     try:
         prepared = prepare(party, local, permutation=lambda n: permutation(n, secrets.token_bytes))
     except DataError as error:
         faults += error.faults
-        return None, ()
+        return None
     try:
-        encode(prepared.values, party, offset_bits)
+        encode(prepared.values, party, bounds.offset_bits(agreement is None or agreement.model.fit_intercept))
     except DataError as error:
         faults += [f"{local.data}: {fault}" for fault in error.faults]
-    return prepared.summary, _far(party, prepared.values)
+    return prepared
+
+
+def _rare_levels(prepared: PreparedTable, agreement: Agreement, party_id: int, faults: list[str]) -> tuple[str, ...]:
+    """What is said of levels that few have, if it is not among the faults."""
+    try:
+        check_rare_levels(prepared, agreement, party_id)
+    except DataError as error:
+        faults += error.faults
+        return ()
+    return rare_levels(prepared, agreement, party_id)
 
 
 def _far(party: Party, values: NDArray[np.float64]) -> tuple[str, ...]:
@@ -103,6 +121,8 @@ def print_report(report: Report, console: Console) -> None:
                 " A run may be refused; a declared range makes such a value an error",
                 soft_wrap=True,
             )
+        for words in report.rare:
+            console.print(f"  {words}: a run drops it from the model", soft_wrap=True)
     if not report.faults:
         console.print("No fault found.")
 
@@ -110,12 +130,68 @@ def print_report(report: Report, console: Console) -> None:
 def _print_agreement(agreement: Agreement, party_id: int, console: Console) -> None:
     console.print(f"Study {agreement.study.name}, digest of the agreement:", highlight=False, soft_wrap=True)
     _print_digest(agreement.digest, console)
+    for line in described(agreement):
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
     console.print("Parties; compare the fingerprints with their owners, by telephone:")
     for party in agreement.parties:
         mark = ", this party" if party.id == party_id else ""
         console.print(f"  {party.id} {party.name} ({party.role}{mark}) {party.url}", highlight=False, soft_wrap=True)
         for der in party.certificates:
             _print_digest(fingerprint(der), console)
+
+
+def described(agreement: Agreement) -> list[str]:
+    """What was agreed about the analysis, in lines for a person."""
+    names, analysed = agreement.names, agreement.analysed_names
+    taking_part = "all" if names == analysed else f"{len(analysed)} of"
+    lines = [
+        f"model: {_fit(agreement.model)}",
+        f"  {taking_part} {len(names)} coefficients take part",
+        f"opened to the controllers: {_opened(agreement)}",
+        f"refused on shares, before anything is opened: {_rules(agreement.gate)}",
+    ]
+    if agreement.gate.rare_levels == "drop" and agreement.gate.min_level_count is not None:
+        lines.append(f"dropped from the model: levels with fewer records than {agreement.gate.min_level_count}")
+    return [*lines, f"shares of the matched records: {_kept(agreement.study)}"]
+
+
+def _fit(model: Model) -> str:
+    kind = f"{model.kind} (l1_ratio {model.l1_ratio:g})" if model.kind == "elastic-net" else model.kind
+    if model.n_alphas:
+        words = f"{kind}, {model.n_alphas} penalties that follow from the data"
+    elif model.alphas:
+        words = f"{kind}, {len(model.alphas)} penalties from {model.alphas[0]:g} down to {model.alphas[-1]:g}"
+    else:
+        words = kind if model.kind == "ols" else f"{kind}, alpha {model.alpha:g}"
+    if model.rule is not None:
+        words += f', one chosen by the rule "{model.rule}"'
+    return words + (f", cross-validation with {model.folds} folds" if model.folds else "")
+
+
+def _opened(agreement: Agreement) -> str:
+    chosen = agreement.open
+    parts = ["the models of all penalties" if chosen.model == "path" else "the model"]
+    asked = asdict(chosen)
+    parts += [words for key, words in _PARTS.items() if asked[key]]
+    return ", ".join(parts)
+
+
+def _rules(gate: Gate) -> str:
+    rules = {
+        "fewer residual degrees of freedom than {}": gate.min_residual_df,
+        "more parameters per record than {:g}": gate.max_parameters_ratio,
+        "an r2 above {:g}": gate.max_r2,
+    }
+    if gate.rare_levels == "refuse":
+        rules["a level with fewer records than {}"] = gate.min_level_count
+    return ", ".join(rule.format(limit) for rule, limit in rules.items() if limit is not None) or "nothing"
+
+
+def _kept(study: Study) -> str:
+    if not study.keep_shares:
+        return "not kept"
+    until = "without an end" if study.keep_until is None else f"until {study.keep_until}"
+    return f"kept by each party {until}, for at most {study.max_analyses} analyses"
 
 
 def _print_digest(digest: str, console: Console) -> None:

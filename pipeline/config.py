@@ -17,10 +17,10 @@ import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import ROUND_CEILING, Context
 from pathlib import Path
-from typing import Literal, TypeVar, cast, get_args
+from typing import Literal, cast
 from urllib.parse import SplitResult, urlsplit
 
 from pipeline import pins
@@ -28,11 +28,12 @@ from pipeline.agreement import (
     HTTPS_PORT,
     Agreement,
     Column,
+    Gate,
     Join,
     Keys,
     Kind,
     Model,
-    ModelKind,
+    Open,
     Party,
     Role,
     Study,
@@ -40,20 +41,33 @@ from pipeline.agreement import (
     differences,
     parse_canonical,
 )
+from pipeline.analysis_config import read_analysis
 from pipeline.compute_settings import Compute, read_compute
 from pipeline.errors import ConfigError
-from pipeline.toml_reader import Table, as_number, clean, nearest, printable, read_toml, repeated, shown
+from pipeline.toml_reader import (
+    Table,
+    as_number,
+    clean,
+    nearest,
+    or_default,
+    printable,
+    read_toml,
+    repeated,
+    shown,
+)
 
 __all__ = [
     "MISSING",
     "Agreement",
     "Column",
+    "Gate",
     "Join",
     "KeyPlaces",
     "Keys",
     "Kind",
     "Local",
     "Model",
+    "Open",
     "Party",
     "Role",
     "Study",
@@ -72,31 +86,20 @@ MISSING = ("", "NA", "NaN", "null")
 MIN_RECORDS = 10
 MAX_RECORDS = 1 << 24  # rows of a table, see messages.py
 PAILLIER_BITS = (2048, 8192)
-MAX_ITERATIONS = 1_000_000
+MAX_ANALYSES = 1000
+MAX_REVISION = 1_000_000
 MAX_PATTERN = 1000  # characters
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 CONTROLLER_IDS = frozenset({0, 1})  # for now; nothing but _check_roles depends on it
 THIRD_PARTY_IDS = frozenset({2})
 
-_TABLES = ("study", "party", "join", "model")
+_TABLES = ("study", "party", "join", "model", "open", "gate")
+_STUDY_KEYS = ("name", "min_records", "keep_shares", "keep_until", "max_analyses", "revision")
 _PARTY_KEYS = ("id", "name", "role", "url", "certificate")
 _COLUMN_KEYS = ("identifier", "identifier_pattern", "features", "categories", "ranges", "outcome")
-_MODEL_KEYS = (
-    "kind",
-    "alpha",
-    "l1_ratio",
-    "penalty_factors",
-    "positive",
-    "standardize",
-    "fit_intercept",
-    "tolerance",
-    "max_iterations",
-)
 _LOCAL_KEYS = ("data", "private_key", "output", "listen", "decimal", "encoding", "missing", "compute")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -257,107 +260,59 @@ def _read_agreement(
         return None
     top = Table(content, path.name, "", faults)
     top.refuse_unknown(_TABLES, "table")
-    study = _study(_section(top, "study"))
+    study = _study(_section(top, "study"), now.date())
     parties = _parties(top, path.parent, now if require_certificates else None)
     if readable is not None:
         readable += parties
     join = _join(_section(top, "join"))
-    model = _model(_section(top, "model"), _penalised_names(parties))
+    model, opened, gate = read_analysis(top, _features(top, parties), study.min_records)
+    agreement = Agreement(study, tuple(sorted(parties, key=lambda party: party.id)), join, model, opened, gate)
     sound = len(faults) == before
     if smallest_tolerance is not None:  # a fault of the study as a whole, which can be read all the same
-        faults += _tolerance_faults(model, smallest_tolerance(sum(len(party.names) for party in parties)))
-    if not sound:
-        return None
-    return Agreement(study, tuple(sorted(parties, key=lambda party: party.id)), join, model)
+        faults += _tolerance_faults(model, smallest_tolerance(len(agreement.analysed_names)))
+    return agreement if sound else None
 
 
 def _section(top: Table, key: str) -> Table:
     return top.table(key, f"write [{key}] on a line of its own")
 
 
-def _study(table: Table) -> Study:
-    table.refuse_unknown(("name", "min_records"))
+def _features(top: Table, parties: Sequence[Party]) -> list[Column] | None:
+    """The columns of all controllers, in the order of the coefficients; None if a party could not be read."""
+    tables = top.values.get("party")
+    if not isinstance(tables, list) or len(parties) < len(tables):
+        return None
+    in_order = sorted(parties, key=lambda party: party.id)
+    return [column for party in in_order if party.role == "controller" for column in party.columns]
+
+
+def _study(table: Table, today: date) -> Study:
+    table.refuse_unknown(_STUDY_KEYS)
     table.require("name", "give the study a name")
-    name = table.name("name")
-    return Study(name or "", _or(table.whole("min_records", MIN_RECORDS, MAX_RECORDS), Study.min_records))
+    study = Study(
+        name=table.name("name") or "",
+        min_records=or_default(table.whole("min_records", MIN_RECORDS, MAX_RECORDS), Study.min_records),
+        keep_shares=or_default(table.truth("keep_shares"), Study.keep_shares),
+        keep_until=table.day("keep_until"),
+        max_analyses=or_default(table.whole("max_analyses", 1, MAX_ANALYSES), Study.max_analyses),
+        revision=or_default(table.whole("revision", 1, MAX_REVISION), Study.revision),
+    )
+    if table.values.get("keep_shares", False) is False:
+        for key in ("keep_until", "max_analyses"):
+            if key in table.values:
+                table.fault(key, "is about kept shares; it needs keep_shares = true")
+    elif study.keep_until is not None and study.keep_until < today:
+        table.fault("keep_until", "is in the past, so kept shares would be refused at once")
+    return study
 
 
 def _join(table: Table) -> Join:
     table.refuse_unknown(("paillier_bits", "keys"))
-    bits = _or(table.whole("paillier_bits", *PAILLIER_BITS), Join.paillier_bits)
+    bits = or_default(table.whole("paillier_bits", *PAILLIER_BITS), Join.paillier_bits)
     if bits % 8:
         table.fault("paillier_bits", f"must be a multiple of 8, for example {Join.paillier_bits}")
     keys = cast("Keys | None", table.choice("keys", ("standard", "subgroup"), hint=True))
-    return Join(bits, _or(keys, Join.keys))
-
-
-def _model(table: Table, names: Collection[str]) -> Model:
-    """names : what penalty factors may be given for."""
-    table.refuse_unknown(_MODEL_KEYS)
-    kind = cast(ModelKind, _or(table.choice("kind", get_args(ModelKind), hint=True), Model.kind))
-    tolerance = table.number("tolerance")
-    if tolerance is not None and not 0 < tolerance <= 1:
-        table.fault("tolerance", f"must be above 0 and at most 1, for example {Model.tolerance}")
-    model = Model(
-        kind=kind,
-        alpha=_alpha(table, kind),
-        l1_ratio=_l1_ratio(table, kind),
-        penalty_factors=_penalty_factors(table, names),
-        positive=_or(table.truth("positive"), Model.positive),
-        standardize=_or(table.truth("standardize"), Model.standardize),
-        fit_intercept=_or(table.truth("fit_intercept"), Model.fit_intercept),
-        tolerance=_or(tolerance, Model.tolerance),
-        max_iterations=_or(table.whole("max_iterations", 1, MAX_ITERATIONS), Model.max_iterations),
-    )
-    for key in ("penalty_factors", "positive") if kind == "ols" else ():
-        if key in table.values:
-            table.fault(key, 'is not for kind = "ols", which has no penalty')
-    if kind in ("elastic-net", "ridge") and not (model.standardize and model.fit_intercept):
-        table.fault("kind", f'"{kind}" needs standardize = true and fit_intercept = true')
-    return model
-
-
-def _alpha(table: Table, kind: ModelKind) -> float:
-    if kind == "ols":
-        if "alpha" in table.values:
-            table.fault("alpha", 'is not for kind = "ols", which has no penalty; leave it out')
-        return 0.0
-    table.require("alpha", "give the penalty, a number of at least 0")
-    alpha = table.number("alpha")
-    if alpha is not None and alpha < 0:
-        table.fault("alpha", "must be at least 0")
-    return _or(alpha, 0.0)
-
-
-def _l1_ratio(table: Table, kind: ModelKind) -> float:
-    if kind != "elastic-net":
-        if "l1_ratio" in table.values:
-            table.fault("l1_ratio", 'is for kind = "elastic-net" only')
-        return 0.0 if kind == "ridge" else 1.0
-    table.require("l1_ratio", "give the lasso's part of the penalty, from 0 to 1, for example 0.5")
-    ratio = table.number("l1_ratio")
-    if ratio is not None and not 0 <= ratio <= 1:
-        table.fault("l1_ratio", "must be from 0 (ridge) to 1 (lasso)")
-    return _or(ratio, 1.0)
-
-
-def _penalty_factors(table: Table, names: Collection[str]) -> dict[str, float]:
-    factors = table.table("penalty_factors", 'write for example { "hospital.age" = 0 }')
-    found = {}
-    for name, key in sorted(factors.columns().items()):
-        factor = factors.number(key)
-        if factor is not None and factor < 0:
-            factors.fault(key, "must be at least 0, which is no penalty")
-        if name not in names:
-            hint = f'; the nearest known one is "{nearest(name, names)}"' if names else ""
-            factors.fault(key, f"is no coefficient or category of this study{hint}")
-        found[name] = _or(factor, 1.0)
-    return found
-
-
-def _penalised_names(parties: Sequence[Party]) -> set[str]:
-    names = {name for party in parties for name in party.names}
-    return names | {f"{party.name}.{column}" for party in parties for column in party.categories}
+    return Join(bits, or_default(keys, Join.keys))
 
 
 def _tolerance_faults(model: Model, smallest: float) -> list[str]:
@@ -366,10 +321,6 @@ def _tolerance_faults(model: Model, smallest: float) -> list[str]:
     # Rounded up, so that the number shown is one that will do.
     possible = float(Context(prec=2, rounding=ROUND_CEILING).create_decimal(repr(float(smallest))))
     return [f"model.tolerance in the agreement is finer than the arithmetic reaches; give at least {possible:g}"]
-
-
-def _or(value: T | None, default: T) -> T:
-    return default if value is None else value
 
 
 # --- its parties ----------------------------------------------------------------------------------
@@ -440,11 +391,11 @@ def _column_lists(
     identifier = table.names("identifier")
     if table.values.get("identifier") == []:
         table.fault("identifier", "must name at least one column")
-    return _or(identifier, ()), _patterns(table), _or(table.names("features"), ()), table.name("outcome")
+    return or_default(identifier, ()), _patterns(table), or_default(table.names("features"), ()), table.name("outcome")
 
 
 def _patterns(table: Table) -> tuple[str, ...]:
-    patterns, columns = _or(table.texts("identifier_pattern"), ()), table.values.get("identifier")
+    patterns, columns = or_default(table.texts("identifier_pattern"), ()), table.values.get("identifier")
     if patterns and columns and isinstance(columns, list) and len(patterns) != len(columns):
         table.fault("identifier_pattern", f"must hold {len(columns)} of them, one for each column of identifier")
     for position, pattern in enumerate(patterns, start=1):
@@ -470,7 +421,7 @@ def _categories(table: Table) -> dict[str, tuple[str, ...]]:
         written = levels.values[key]
         if isinstance(written, list) and len(written) < 2:
             levels.fault(key, "needs at least two levels, the first of which is the reference")
-        found[column] = _or(levels.names(key), ())
+        found[column] = or_default(levels.names(key), ())
     return found
 
 
@@ -612,7 +563,7 @@ def _is_host(text: str) -> bool:
 def _certificates(table: Table, folder: Path, now: datetime | None) -> tuple[tuple[bytes, ...], tuple[Path, ...]]:
     """The certificates of a party (DER), unless `now` is None, and the files named for them."""
     if isinstance(table.values.get("certificate"), list):
-        entries = _or(table.texts("certificate"), ())
+        entries = or_default(table.texts("certificate"), ())
         if not table.values["certificate"]:
             table.fault("certificate", "must name at least one certificate")
     else:
@@ -720,7 +671,7 @@ def _read_local(path: Path, party: Party | None, now: datetime, faults: list[str
     if len(faults) > before or private_key is None or certificate is None or output is None or listen is None:
         return None
     comma: Literal[".", ","] = "," if decimal == "," else "."
-    return Local(data, private_key, certificate, output, listen, comma, _or(encoding, "utf-8"), missing, compute)
+    return Local(data, private_key, certificate, output, listen, comma, or_default(encoding, "utf-8"), missing, compute)
 
 
 def _reading(path: Path, party: Party) -> Local | None:
@@ -735,7 +686,9 @@ def _reading(path: Path, party: Party) -> Local | None:
     if data is None or len(unheard) > before:
         return None
     nowhere = path.parent
-    return Local(data, nowhere, b"", nowhere, ("", 0), "," if decimal == "," else ".", _or(encoding, "utf-8"), missing)
+    return Local(
+        data, nowhere, b"", nowhere, ("", 0), "," if decimal == "," else ".", or_default(encoding, "utf-8"), missing
+    )
 
 
 def _data(table: Table, folder: Path, party: Party | None) -> Path | None:

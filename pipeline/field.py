@@ -33,6 +33,7 @@ LIMB_BITS = 22
 WORD_LIMBS = ((0, 22), (22, 21), (43, 21))  # shift and bits of the limbs of one word
 BLAS_ROWS = 512  # of products below 2^44: a sum stays below 2^53, exact in float64 in any order of summation
 FOLD_BLOCKS = 64  # of sums below 2^53: 64 of them stay below 2^59, three digits of 22 bits
+FOLD_SUMS = 1 << 22  # sums of products kept for several folds together: 32 MiB
 CHUNK = 1 << 14  # elements worked on at a time: the temporaries stay in the cache
 _AES_BLOCK = 16  # bytes
 _ZEROS = memoryview(bytes(1 << 18))  # what is encrypted for a stream of AES in counter mode
@@ -349,9 +350,7 @@ class GramAccumulator:
 
         What sums exceed p by need not be taken off: the words hold it.
         """
-        shape = (len(rows), self.columns, self.field.words)
-        if rows.shape != shape or others.shape != shape:
-            raise LocalProtocolError("rows of the wrong shape")
+        self.check(rows, others)
         first = 0
         while first < len(rows):
             last = min(len(rows), first + BLAS_ROWS - self._filled)
@@ -365,6 +364,12 @@ class GramAccumulator:
         self._multiply()
         self._fold()
         return self._gram
+
+    def check(self, rows: Words, others: Words) -> None:
+        """Raise LocalProtocolError unless `add_sum` can take them."""
+        shape = (len(rows), self.columns, self.field.words)
+        if rows.shape != shape or others.shape != shape:
+            raise LocalProtocolError("rows of the wrong shape")
 
     def _fill(self, planes: Planes) -> None:
         """Put the limbs of rows into the block: of all columns the lowest limb of the lowest word, and so on."""
@@ -380,36 +385,113 @@ class GramAccumulator:
         self._filled = last
 
     def _multiply(self) -> None:
-        filled = self._block[: self._filled]
-        np.matmul(filled.T, filled, out=self._product)  # of a matrix with itself: half the work
-        self._sums += self._product.astype(np.int64)
-        self._filled = 0
+        self._sums += self._squared()
         self._pending += 1
         if self._pending == FOLD_BLOCKS:
             self._fold()
 
+    def _squared(self) -> NDArray[np.int64]:
+        """The block with itself; the block is empty then."""
+        filled = self._block[: self._filled]
+        np.matmul(filled.T, filled, out=self._product)  # of a matrix with itself: half the work
+        self._filled = 0
+        return self._product.astype(np.int64)
+
     def _fold(self) -> None:
-        words, size = self.field.words, self.columns + 1
-        limbs, sums = len(WORD_LIMBS) * words, self._sums.view(np.uint64)
-        products = np.zeros((limbs, size, limbs, size), np.uint64)  # limb and column of both factors
-        products[0, 0, 0, 0] = sums[0, 0]
-        products[0, 0, :, 1:] = sums[0, 1:].reshape(limbs, self.columns)
-        products[:, 1:, 0, 0] = sums[1:, 0].reshape(limbs, self.columns)
-        products[:, 1:, :, 1:] = sums[1:, 1:].reshape(limbs, self.columns, limbs, self.columns)
+        self._gram = self.field.add(self._gram, self._folded(self._sums[np.newaxis])[0])
+        self._sums[:] = 0
+        self._pending = 0
+
+    def _folded(self, sums: NDArray[np.int64]) -> Words:
+        """The elements that sums of products of limbs stand for; of several matrices at once."""
+        count, words, size = len(sums), self.field.words, self.columns + 1
         lefts = [WORD_BITS * word + shift for shift, _ in WORD_LIMBS for word in range(words)]
-        columns = [np.zeros((size, size), np.uint64) for _ in range(2 * self.field.limbs + 2)]
-        for (k, left), (m, right) in product(enumerate(lefts), repeat=2):
-            place, shift = divmod(left + right, LIMB_BITS)
-            rest = products[k, :, m]
-            for column in columns[place : place + 3]:  # below 2^59, in digits of 22 bits
+        products = sums.view(np.uint64)
+        first = products[:, 0, 1:].reshape(count, len(lefts), self.columns)
+        inner = products[:, 1:, 1:].reshape(count, len(lefts), self.columns, len(lefts), self.columns)
+        places = {left + right for left, right in product(lefts, repeat=2)}
+        alike = {place: np.zeros((count, size, size), np.uint64) for place in places}  # at most 11 sums below 2^59
+        alike[0][:, 0, 0] = products[:, 0, 0]
+        for k, left in enumerate(lefts):
+            alike[left][:, 0, 1:] = alike[left][:, 1:, 0] = first[:, k]
+            for m, right in enumerate(lefts):
+                alike[left + right][:, 1:, 1:] += inner[:, k, :, m]
+        columns = [np.zeros((count, size, size), np.uint64) for _ in range(2 * self.field.limbs + 2)]
+        for position, rest in alike.items():
+            place, shift = divmod(position, LIMB_BITS)
+            for column in columns[place : place + 3]:  # below 2^63, in digits of 22 bits
                 column += _left(rest & _mask(LIMB_BITS), shift)
                 rest = _right(rest, LIMB_BITS)
         flat = [column.ravel() for column in columns]
         bound = FOLD_BLOCKS * BLAS_ROWS << 2 * WORD_BITS * words
         total = np.stack(self.field._reduce(flat, bound), axis=-1)
-        self._gram = self.field.add(self._gram, total.reshape(self._gram.shape))
-        self._sums[:] = 0
+        return total.reshape(count, size, size, words)
+
+
+class FoldAccumulator:
+    """Adds up a Gram matrix for each of K folds; the i-th of all rows is in fold i modulo K.
+
+    Rows wait until there is a full block of each fold: products of few rows are slow.
+    Sums of products are kept for as many folds as take little memory, and folded together.
+    """
+
+    def __init__(self, field: PrimeField, columns: int, folds: int) -> None:
+        self.field = field
+        self.folds = folds
+        self._one = GramAccumulator(field, columns)
+        self._grams = field.zeros(folds, columns + 1, columns + 1)
+        self._waiting = field.planar(folds * BLAS_ROWS if folds > 1 else 0, columns)
+        self._rows = 0  # that wait
+        self._next = 0  # fold of the first of them
+        size = len(self._one._sums)
+        group = min(folds, max(1, FOLD_SUMS // size**2))
+        self._sums = np.zeros((group if folds > 1 else 0, size, size), np.int64)
         self._pending = 0
+
+    def add_sum(self, rows: Words, others: Words) -> None:
+        """As `GramAccumulator.add_sum`, the rows in their order."""
+        if self.folds == 1:
+            self._one.add_sum(rows, others)
+            return
+        self._one.check(rows, others)
+        first = 0
+        while first < len(rows):
+            last = min(len(rows), first + len(self._waiting) - self._rows)
+            place = slice(self._rows, self._rows + last - first)
+            for word, plane in enumerate(_sum(_planes(rows[first:last]), _planes(others[first:last]))):
+                self._waiting[place, :, word] = plane
+            first, self._rows = last, place.stop
+            if self._rows == len(self._waiting):
+                self._divide()
+
+    def result(self) -> Words:
+        """Return Z^T Z of each fold, shape (folds, columns + 1, columns + 1, words)."""
+        if self.folds == 1:
+            return self._one.result()[np.newaxis]
+        self._divide()
+        self._fold(0, self.folds)
+        return self._grams.copy()
+
+    def _divide(self) -> None:
+        """Multiply the waiting rows, those of each fold with themselves."""
+        waiting, group = self._waiting[: self._rows], len(self._sums)
+        for first in range(0, self.folds, group):
+            folds = range(first, min(first + group, self.folds))
+            for fold, sums in zip(folds, self._sums, strict=False):
+                self._one._fill(_planes(waiting[(fold - self._next) % self.folds :: self.folds]))
+                sums += self._one._squared()
+            self._pending += 1
+            if group < self.folds or self._pending == FOLD_BLOCKS:
+                self._fold(folds.start, folds.stop)
+        self._next = (self._next + self._rows) % self.folds
+        self._rows = 0
+
+    def _fold(self, first: int, last: int) -> None:
+        if self._pending:
+            sums = self._sums[: last - first]
+            self._grams[first:last] = self.field.add(self._grams[first:last], self._one._folded(sums))
+            sums[:] = 0
+            self._pending = 0
 
 
 # Planes: the words, limbs or digits of many numbers, one array for each place

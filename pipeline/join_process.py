@@ -47,6 +47,7 @@ from pipeline.paillier import KeyPair
 from pipeline.preprocess import prepare
 from pipeline.psi import Controller, PaillierWorkers, ThirdParty
 from pipeline.psi_states import AdditiveShares, Matched, Setting, Table
+from pipeline.rare_levels import check_rare_levels
 from pipeline.share_convert import ControllerSharing, GramShare, SharingSetting, ThirdPartySharing
 
 log = logging.getLogger(__name__)
@@ -231,6 +232,7 @@ def _prepare(agreement: Agreement, local: Local, party_id: int) -> tuple[_Remain
     if party.role != "controller":
         return None, None
     prepared = prepare(party, local, permutation=lambda n: matching.permutation(n, secrets.token_bytes))
+    check_rare_levels(prepared, agreement, party_id)
     try:
         encoded = encode(prepared.values, party, bounds.offset_bits(agreement.model.fit_intercept))
     except DataError as error:
@@ -282,6 +284,7 @@ def _sharing_role(
         {party.id: party.width for party in (first, second)},
         sizes.field,
         joined.records,
+        max(1, model.folds),
     )
     if isinstance(joined, Matched):
         return ThirdPartySharing(setting, progress)

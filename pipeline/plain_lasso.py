@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.bounds import COEFFICIENT_BITS, THRESHOLD_LIMIT, smallest_tolerance
+from pipeline.bounds import COEFFICIENT_BITS, RESTART_BITS, THRESHOLD_LIMIT, smallest_tolerance
 from pipeline.errors import Refused
 from pipeline.schedule import Phase, inversion_steps, schedule
 
@@ -30,8 +30,8 @@ Vector: TypeAlias = NDArray[np.float64]
 Matrix: TypeAlias = NDArray[np.float64]
 
 RELAXATION = 1.75
-REFINEMENTS = 6
 MARGIN = 3 / 8  # part of the tolerance that the test uses; signs that do not matter may take up a quarter more
+RESTART_LIMIT = 2.0**RESTART_BITS
 STRICTER = 256  # by which the tolerance is divided after a polish with a large ridge, which may stop short of the end
 
 
@@ -160,10 +160,12 @@ def solve(
         dual = u * rho
         iterations += phase.iterations
         free = (8 * tau <= tolerance) & (not positive)
-        b, support = polish(correlation, q, tau, free, z, support, 2.0**-phase.ridge_bits)
+        b, support = polish(correlation, q, tau, free, z, support, phase)
         strict = tolerance / STRICTER if phase.has_large_ridge else tolerance
         if conditions_hold(correlation, q, tau, strict, b, support, positive):
             return b, iterations
+        if iterations == phase.iterations:  # the first polish is often near
+            z, dual = np.clip(b, -RESTART_LIMIT, RESTART_LIMIT), np.clip(q - correlation @ b, -tau, tau)
     raise Refused("not-converged", not_converged(iterations))
 
 
@@ -172,7 +174,7 @@ def not_converged(iterations: int) -> str:
 
 
 def polish(
-    correlation: Matrix, q: Vector, tau: Vector, sign_is_free: Any, z: Vector, support: Support, ridge: float
+    correlation: Matrix, q: Vector, tau: Vector, sign_is_free: Any, z: Vector, support: Support, phase: Phase
 ) -> tuple[Vector, Support]:
     """Solve R b = q - tau sign on the support, near z; drop coefficients whose sign does not agree.
 
@@ -181,13 +183,13 @@ def polish(
     that the equations determine, and stays at z in the others. Signs do not
     matter where the threshold is far below the tolerance.
     """
-    d = len(q)
+    d, ridge = len(q), 2.0**-phase.ridge_bits
     both = np.outer(support.active, support.active)
     equations = np.where(np.eye(d) > 0, 1, both * correlation)
     approximate_inverse = inverse(equations + ridge * np.eye(d), ridge / 2, d + 1)
     right_side = support.active * q - support.sign * tau
     b = z
-    for _ in range(REFINEMENTS):
+    for _ in range(phase.refinements):
         b = b + approximate_inverse @ (right_side - equations @ b)
     agrees = (support.sign * b >= 0) | sign_is_free
     support = Support(support.active * agrees, support.sign * agrees)

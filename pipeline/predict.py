@@ -9,23 +9,21 @@ encoding and line ends; the name of the output says which of the two it becomes.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import re
 import tempfile
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.config import MISSING, Column
-from pipeline.errors import ConfigError, DataError
-from pipeline.preprocess import CellRules, LevelColumn, NumberColumn
+from pipeline.config import MISSING
+from pipeline.errors import DataError
+from pipeline.fitted_model import Contribution, FittedModel, Values, contributions, predict_block, read_model
+from pipeline.preprocess import CellRules
 from pipeline.tables import (
     Block,
     CsvBlock,
@@ -34,127 +32,13 @@ from pipeline.tables import (
     ParquetBlock,
     ParquetTable,
     Table,
-    Use,
     cell_texts,
-    find_columns,
     is_parquet,
-    normal,
     open_table,
 )
 
 PREDICTION = "prediction"
 OUTPUT_SUFFIXES = (".csv", ".parquet")
-
-Values = NDArray[np.float64]
-
-
-# --- the model ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Term:
-    """A feature and its coefficients: one of a number, one for each level but the reference of a category."""
-
-    column: Column
-    coefficients: tuple[float, ...]
-
-    @property
-    def full_name(self) -> str:
-        return f"{self.column.party}.{self.column.column}"
-
-
-@dataclass(frozen=True)
-class FittedModel:
-    intercept: float
-    terms: tuple[Term, ...]
-
-
-def read_model(path: Path) -> FittedModel:
-    """Read the model of a controller's `result.json`; raises ConfigError."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: the model cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        raise ConfigError(f"{path}: not a result.json (no JSON)") from None
-    if isinstance(document, dict) and "study" in document and "coefficients" not in document:
-        raise ConfigError(f"{path}: holds no coefficients; the third party's result has none, take a controller's")
-    try:
-        return _model(document)
-    except (KeyError, TypeError, ValueError):
-        raise ConfigError(f"{path}: not a result.json of this pipeline, or damaged") from None
-
-
-def _model(document: Mapping[str, Any]) -> FittedModel:
-    """Raises KeyError, TypeError or ValueError unless everything fits together."""
-    columns = [_column(entry) for entry in document["features"]]
-    coefficients = {str(name): _finite(value) for name, value in dict(document["coefficients"]).items()}
-    if sorted(name for column in columns for name in column.names) != sorted(coefficients):
-        raise ValueError("coefficients and features differ")
-    terms = tuple(Term(column, tuple(coefficients[name] for name in column.names)) for column in columns)
-    return FittedModel(_finite(document["intercept"]), terms)
-
-
-def _column(entry: Mapping[str, Any]) -> Column:
-    party, column, kind = entry["party"], entry["column"], entry["kind"]
-    levels = tuple(entry.get("levels", ()))
-    if kind not in ("numeric", "category") or not all(isinstance(text, str) for text in (party, column, *levels)):
-        raise ValueError("not a feature")
-    if (kind == "category") != bool(levels):
-        raise ValueError("levels are for categories")
-    return Column(party, column, kind, levels)
-
-
-def _finite(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError("not a finite number")
-    return float(value)
-
-
-# --- the table ------------------------------------------------------------------------------------
-
-Contribution = Callable[[Block, Faults], Values]
-
-
-def _contributions(model: FittedModel, table: Table, rules: CellRules, faults: Faults) -> list[Contribution]:
-    """For each term a function of a block: coefficient times value, NaN where it is missing."""
-    named = _named(model, table, faults)
-    uses: list[tuple[str, Use]] = [
-        (name, "number" if term.column.kind == "numeric" else "level") for term, name in named
-    ]
-    at = find_columns(table, uses, faults)
-    for name, count in Counter(name for _, name in named).items():
-        if count > 1:
-            faults.add("a column that fits two features of the model; use full names like party.column", name)
-    if PREDICTION in table.columns:
-        faults.add(f"there is a column {PREDICTION} already; rename it")
-    return [_contribution(term, name, at[name], rules) for term, name in named if name in at]
-
-
-def _named(model: FittedModel, table: Table, faults: Faults) -> list[tuple[Term, str]]:
-    """Each feature with the name under which the table should have, or has, it; not where that is ambiguous."""
-    holders = Counter(normal(term.column.column) for term in model.terms)
-    named, ambiguous = [], defaultdict[str, list[str]](list)
-    for term in model.terms:
-        plain = term.column.column
-        unique = holders[normal(plain)] == 1
-        full = normal(term.full_name) in table.columns
-        if not full and not unique and normal(plain) in table.columns:
-            ambiguous[plain].append(term.full_name)
-        else:
-            named.append((term, plain if unique and not full else term.full_name))
-    for plain, names in ambiguous.items():
-        faults.add(f"two parties have such a column, so its name must be {' or '.join(names)}", plain)
-    return named
-
-
-def _contribution(term: Term, name: str, position: int, rules: CellRules) -> Contribution:
-    if term.column.kind == "numeric":
-        number = NumberColumn(name, rules)
-        return lambda block, faults: term.coefficients[0] * number.read(block, position, faults)
-    levels = LevelColumn(name, term.column.levels, rules)
-    by_code = np.array([0.0, *term.coefficients, np.nan])  # a missing level has code -1: the last
-    return lambda block, faults: by_code[levels.read(block, position, faults)]
 
 
 # --- what is written ------------------------------------------------------------------------------
@@ -315,14 +199,16 @@ def predict(
     _refuse_output(output_path, (model_path, data_path), encoding)
     rules = CellRules(decimal, tuple(missing))
     faults = Faults(data_path)
-    known = [name for term in model.terms for name in (term.full_name, term.column.column)]
+    known = model.known_names
     table = open_table(data_path, known, encoding, decimal)
-    contributions = _contributions(model, table, rules, faults)
+    if PREDICTION in table.columns:
+        faults.add(f"there is a column {PREDICTION} already; rename it")
+    parts = contributions(model, table, rules, faults)
     if isinstance(table, ParquetTable) and not is_parquet(output_path):
         for name, kind in table.without_text():
             faults.add(f"type {kind}, which has no form in CSV (let the name of the output end in .parquet),", name)
     try:
-        return _predict(model, table, contributions, faults, output_path, decimal)
+        return _predict(model, table, parts, faults, output_path, decimal)
     except OSError as error:
         raise DataError(f"{output_path}: cannot be written ({error.strerror})") from None
 
@@ -330,7 +216,7 @@ def predict(
 def _predict(
     model: FittedModel,
     table: Table,
-    contributions: Sequence[Contribution],
+    parts: Sequence[Contribution],
     faults: Faults,
     output: Path,
     decimal: str,
@@ -338,12 +224,7 @@ def _predict(
     rows = incomplete = 0
     with _whole_or_nothing(output) as temporary, _writer(table, temporary, decimal) as writer:
         for block in table.blocks(faults, range(len(table.columns))):
-            predictions = np.full(len(block.lines), model.intercept)
-            with np.errstate(over="ignore", invalid="ignore"):
-                for contribution in contributions:
-                    predictions += contribution(block, faults)
-            if (too_large := np.isinf(predictions)).any():
-                faults.add("values whose prediction is too large", lines=block.lines[too_large])
+            predictions = predict_block(model, parts, block, faults)
             rows += len(predictions)
             incomplete += int(np.isnan(predictions).sum())
             if not faults:

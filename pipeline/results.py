@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -18,18 +18,80 @@ from rich.table import Table
 from pipeline import __version__
 from pipeline.config import Agreement
 from pipeline.errors import ConfigError
+from pipeline.mpc_runtime import OPENED
 
 RESULT_FILE = "result.json"
 
 
 @dataclass(frozen=True)
+class PathPoint:
+    """The model of one penalty, as `OpenedModel` has the chosen one's."""
+
+    alpha: float
+    intercept: float
+    coefficients: tuple[float, ...]
+    r2: float
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """Parts that were not opened are empty, or None.
+
+    alphas : the largest first.
+    mean, sd : of the folds' mean squared errors, for each penalty; sd has the divisor folds − 1, so sd/√folds is
+        the standard error of the mean.
+    alpha_1se : the largest penalty whose error is within one standard error of that of `alpha_min`.
+    r2 : 1 − error/variance of the outcome, of the chosen penalty.
+    """
+
+    folds: int
+    alphas: tuple[float, ...] = ()
+    mean: tuple[float, ...] = ()
+    sd: tuple[float, ...] = ()
+    alpha_min: float | None = None
+    alpha_1se: float | None = None
+    r2: float | None = None
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Of one coefficient of least squares; `low` and `high` bound its 95 % confidence interval."""
+
+    se: float
+    t: float
+    p: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of one column over the matched records."""
+
+    mean: float
+    sd: float
+
+
+@dataclass(frozen=True)
 class OpenedModel:
-    """What the controllers learn: coefficients in the order of `Agreement.names`, on the original scale."""
+    """What the controllers learn, on the original scale.
+
+    coefficients : of the features that take part, in the order of `Agreement.names`.
+    alpha : the chosen penalty; None where the agreement has but one.
+    path : the models of all penalties, the largest first.
+    inference : by name of the coefficient, and "intercept".
+    table1 : by name of the coefficient, and "<party>.<outcome>".
+    """
 
     intercept: float
     coefficients: tuple[float, ...]
     r2: float
     mse: float
+    alpha: float | None = None
+    path: tuple[PathPoint, ...] = ()
+    cv: CrossValidation | None = None
+    inference: Mapping[str, Inference] = field(default_factory=dict)
+    table1: Mapping[str, Moments] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,37 +127,42 @@ def result_document(
     seconds: Mapping[str, float],
     model: OpenedModel | None,
     own_rows: OwnRows | None,
+    opened: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The content of `result.json`; the third party has neither `model` nor `own_rows`.
+    """The content of `result.json`; the third party has no `model` and no `own_rows`, and so no part that is opened.
 
     rounds : of communication in step 8, one after another.
     hiding_bits : of all numbers opened under masks in step 8 together, see `secure_lasso.Fit`.
     sent_bytes : by this party to both others in all steps.
+    opened : names out of `mpc_runtime.OPENED`, in order.
+    notes : sentences for the reader of the result.
     """
-    settings = agreement.model
+    names = model_names(agreement)
     document: dict[str, Any] = {
         "study": agreement.study.name,
         "agreement": agreement.digest,
         "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "records": records,
         "outcome": agreement.outcome_party.outcome,
-        "model": {
-            "kind": settings.kind,
-            "alpha": settings.alpha,
-            "l1_ratio": settings.l1_ratio,
-            "penalty_factors": dict(settings.penalty_factors),
-            "positive": settings.positive,
-            "standardize": settings.standardize,
-            "fit_intercept": settings.fit_intercept,
-            "tolerance": settings.tolerance,
-        },
+        "model": _settings(agreement, model),
     }
     if model is not None:
         document["intercept"] = model.intercept
-        document["coefficients"] = dict(zip(agreement.names, model.coefficients, strict=True))
-    document["features"] = [_feature(column) for party in agreement.controllers for column in party.columns]
+        document["coefficients"] = dict(zip(names, model.coefficients, strict=True))
+    document["features"] = [
+        _feature(column)
+        for party in agreement.controllers
+        for column in party.columns
+        if not set(names).isdisjoint(column.names)
+    ]
     if model is not None:
         document["fit"] = fit_measures(model, records)
+        document |= _opened_parts(model, names)
+        document["open"] = asdict(agreement.open)
+        document["gate"] = asdict(agreement.gate) | {"min_records": agreement.study.min_records}
+        document["opened"] = [{"name": name, "to": OPENED[name]} for name in opened]
+        document["notes"] = list(notes)
     document |= {"iterations": iterations, "converged": True}
     if own_rows is not None:
         document["own_rows"] = {"read": own_rows.read, "dropped": dict(own_rows.dropped)}
@@ -105,6 +172,61 @@ def result_document(
     document |= {"rounds": rounds, "hiding_bits": round(hiding_bits, 1), "sent_bytes": sent_bytes}
     document["seconds"] = {step: round(value, 3) for step, value in seconds.items()}
     return document
+
+
+def model_names(agreement: Agreement) -> tuple[str, ...]:
+    """The names of the coefficients that take part, in the order of `Agreement.names`."""
+    wanted = agreement.model.features
+    return tuple(name for name in agreement.names if not wanted or name in wanted or name.partition("=")[0] in wanted)
+
+
+def _settings(agreement: Agreement, model: OpenedModel | None) -> dict[str, Any]:
+    settings = agreement.model
+    chosen = {"alpha": settings.alpha} if settings.problems == 1 else {}
+    if model is not None and model.alpha is not None:
+        chosen = {"alpha": model.alpha}
+    choice = {
+        "alphas": list(settings.alphas),
+        "n_alphas": settings.n_alphas,
+        "alpha_min_ratio": settings.alpha_min_ratio,
+        "folds": settings.folds,
+        "rule": settings.rule,
+        "features": list(model_names(agreement)) if settings.features else [],
+    }
+    return {
+        "kind": settings.kind,
+        **chosen,
+        **{key: value for key, value in choice.items() if value},
+        "l1_ratio": settings.l1_ratio,
+        "penalty_factors": dict(settings.penalty_factors),
+        "positive": settings.positive,
+        "standardize": settings.standardize,
+        "fit_intercept": settings.fit_intercept,
+        "tolerance": settings.tolerance,
+    }
+
+
+def _opened_parts(model: OpenedModel, names: Sequence[str]) -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    if model.path:
+        parts["path"] = [_path_point(point, names) for point in model.path]
+    if model.cv is not None:
+        parts["cv"] = {key: value for key, value in asdict(model.cv).items() if value is not None and value != ()}
+    if model.inference:
+        parts["inference"] = {name: asdict(of) for name, of in model.inference.items()}
+    if model.table1:
+        parts["table1"] = {name: asdict(of) for name, of in model.table1.items()}
+    return parts
+
+
+def _path_point(point: PathPoint, names: Sequence[str]) -> dict[str, Any]:
+    return {
+        "alpha": point.alpha,
+        "intercept": point.intercept,
+        "coefficients": dict(zip(names, point.coefficients, strict=True)),
+        "nonzero": sum(c != 0.0 for c in point.coefficients),
+        "r2": point.r2,
+    }
 
 
 def _feature(column: Any) -> dict[str, Any]:

@@ -30,7 +30,8 @@ from pipeline.progress import Reporter
 from pipeline.results import OpenedModel, OwnRows, result_document, write_result
 
 if TYPE_CHECKING:
-    from pipeline.secure_lasso import Fit, Problem
+    from pipeline.problem import Problem
+    from pipeline.secure_analysis import Fit
     from pipeline.transport import Node
 
 FINISH_SECONDS = 60.0  # for the slowest party to come to the end; a dead one is noticed sooner
@@ -61,7 +62,7 @@ def run(agreement: Agreement, local: Local, party_id: int, *, wait: float, show:
         show.note(SUBGROUP_NOTE)
     with JoinProcess(agreement, local, party_id, show) as join:
         # The join process takes a while to start, and so do these modules; so they do it at the same time.
-        from pipeline import secure_lasso  # noqa: F401
+        from pipeline import secure_analysis  # noqa: F401
         from pipeline.transport import Node
 
         join.wait_until_ready()
@@ -111,7 +112,7 @@ def _fit_and_write(
 
 async def _fit(agreement: Agreement, party_id: int, node: Node, joined: JoinResult, show: Reporter) -> tuple[Fit, int]:
     """Step 8; the model and the number of rounds."""
-    from pipeline import secure_lasso
+    from pipeline import secure_analysis
     from pipeline.mpc_runtime import make_runtime
 
     peers = [party.id for party in agreement.parties if party.id != party_id]
@@ -126,13 +127,13 @@ async def _fit(agreement: Agreement, party_id: int, node: Node, joined: JoinResu
     problem = _problem(agreement, joined)
     limit = agreement.model.max_iterations
     fit = await runtime.supervise(
-        secure_lasso.fit(runtime, joined.gram, problem, lambda iteration: show.advance(iteration, limit))
+        secure_analysis.fit(runtime, joined.gram, problem, lambda iteration: show.advance(iteration, limit))
     )
     return fit, runtime.rounds
 
 
 def _problem(agreement: Agreement, joined: JoinResult) -> Problem:
-    from pipeline.secure_lasso import Problem
+    from pipeline.problem import Problem
 
     owners = tuple(party.id for party in agreement.controllers for _ in range(party.width))
     outcome_party = agreement.outcome_party

@@ -21,6 +21,7 @@ INVERSE_RHOS_UNCENTRED = (3, 100, 3000, 100000, 3000000)
 FIRST_PHASE = 15  # iterations
 FIRST_ROUND = 2  # phases
 COARSE_ROUNDS = 2  # whose polishes have a large ridge, with the first values of rho
+MANY_REFINEMENTS = 14  # after the first phase, which most studies end with; they are cheaper than a smaller ridge
 STEP_BITS = 3  # fractional bits of the factors of an inversion
 INVERSE_ACCURACY = 2.0**-20  # of the matrix inverses: their effect is taken out by refinement, or small
 
@@ -31,11 +32,13 @@ class Phase:
 
     ridge_bits : the polish adds 2^-ridge_bits to the diagonal. The early ones have a large ridge, which costs few steps
         of the inversion and suits most studies.
+    refinements : that take the effect of the ridge out again.
     """
 
     inverse_rho: int
     iterations: int
-    ridge_bits: int
+    ridge_bits: int = RIDGE_BITS
+    refinements: int = 6
 
     @property
     def has_large_ridge(self) -> bool:
@@ -59,7 +62,10 @@ def schedule(max_iterations: int, fit_intercept: bool, quick: bool = True) -> It
         for inverse_rho in values[: None if stretch else FIRST_ROUND]:
             iterations = min(FIRST_PHASE << stretch, max_iterations - done)
             early = stretch < COARSE_ROUNDS and inverse_rho <= LARGEST_COARSE
-            yield Phase(inverse_rho, iterations, COARSE_RIDGE_BITS if quick and early else RIDGE_BITS)
+            if quick and early:
+                yield Phase(inverse_rho, iterations, COARSE_RIDGE_BITS, MANY_REFINEMENTS if done else Phase.refinements)
+            else:
+                yield Phase(inverse_rho, iterations)
             done += iterations
             if done == max_iterations:
                 return

@@ -24,7 +24,6 @@ from pipeline.bounds import (
     MEAN_TO_SPREAD_BITS,
     R2_BITS,
     RATIO_BITS,
-    RIDGE_BITS,
     SLOPE_BITS,
     VARIANCE_BITS,
     WIDE_FRACTIONAL_BITS,
@@ -36,6 +35,7 @@ from pipeline.mpc_runtime import Runtime, Shares
 from pipeline.primitives import Arithmetic, fixed
 from pipeline.problem import Problem
 from pipeline.residues import Residues, concatenate, stack
+from pipeline.schedule import RIDGE_BITS
 from pipeline.secret_scale import of_places, rsqrt, scale
 from pipeline.secure_lasso import ONE, Moments, Penalty, SecureLasso, Sizes, Standardised
 from pipeline.secure_selection import SPREAD_BITS, Choice, Errors

@@ -113,8 +113,8 @@ async def check_models(mpc: Arithmetic, problem: Problem, records: int, active: 
     kept = concatenate(await mpc.together(*wanted))
     if await mpc.is_zero("a rule on the model fails", (1 - kept).ravel().sum()):
         return
-    for (rule, name), its in zip(names, kept, strict=True):
-        await _require(mpc, name, 1 - its, rule)
+    for k, (rule, name) in enumerate(names):
+        await _require(mpc, name, 1 - kept[k], rule)
 
 
 def _rules(gate: Gate, records: int, intercept: int) -> list[tuple[str, str, int]]:

@@ -44,6 +44,7 @@ from pipeline.bounds import (
     POLISH_BITS,
     RANK_BITS,
     RATIO_BITS,
+    RESTART_BITS,
     SPREAD_BITS,
     THRESHOLD_LIMIT,
     Plan,
@@ -53,7 +54,7 @@ from pipeline.bounds import (
 from pipeline.bounds import FRACTIONAL_BITS as F
 from pipeline.errors import LocalProtocolError, RangeError, Refused
 from pipeline.mpc_runtime import Shares
-from pipeline.plain_lasso import MARGIN, REFINEMENTS, RELAXATION, STRICTER
+from pipeline.plain_lasso import MARGIN, RELAXATION, STRICTER
 from pipeline.primitives import Arithmetic, fixed, symmetric
 from pipeline.problem import Problem
 from pipeline.residues import Residues, concatenate, placed, stack
@@ -64,7 +65,6 @@ from pipeline.share_convert import GramShare, fold_sizes
 
 ONE = 1 << F
 ROUGH = 2.0**-12  # accuracy of a rough inverse, before it is refined
-RESTART_BITS = 8  # coefficients from which the iterations start anew are below 2^8, normalised
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,11 @@ class Sizes:
 
     def of_group(self, group: int) -> Sizes:
         """Those of one group, without its axis."""
-        scales = (
+        norm, spread = (
             Scale(s.bits, *(v[group] for v in (s.positive, s.one_hot, s.factor, s.mantissa)))
             for s in (self.norm, self.spread)
         )
-        return Sizes(*scales, self.norm_rsqrt[group], self.spread_rsqrt[group])
+        return Sizes(norm, spread, self.norm_rsqrt[group], self.spread_rsqrt[group])
 
 
 @dataclass(frozen=True)
@@ -235,12 +235,8 @@ class SecureLasso:
         order = [0, *(1 + j for j in self.problem.order)]
         offsets = await self.offsets()
         i, j = upper = np.triu_indices(columns + 1)
-        words = self.gram.gram[:, order][:, :, order][:, i, j]
-        if not self.problem.folds:
-            field = self.gram.field
-            shares = Residues.of_words(field, words).sum(axis=0).reshape(1, -1)
-        else:
-            shares = Residues.of_words(self.gram.field, words)
+        of_folds = self.gram.gram if self.problem.folds else self.gram.total[np.newaxis]
+        shares = Residues.of_words(self.gram.field, of_folds[:, order][:, :, order][:, i, j])
         parts = symmetric(await self.narrow.lift(shares, mpc), upper, columns + 1)
         whole = parts.sum(axis=0).reshape(1, columns + 1, columns + 1)
         groups = concatenate([whole, whole - parts]).carried() if self.problem.folds else whole
@@ -261,7 +257,8 @@ class SecureLasso:
             return Moments(totals, centred, centred, None)
         uncentred = centred + totals[:, i] * totals[:, j]
         both = await mpc.reduce(stack([centred, uncentred]))
-        return Moments(totals, *(symmetric(both[k], upper, columns) for k in (0, 1)), None)
+        centred, uncentred = (symmetric(both[k], upper, columns) for k in (0, 1))
+        return Moments(totals, centred, uncentred, None)
 
     def held_out_products(self, folds: Shares, sums: Shares) -> Shares:
         """n^2 times the sums, over a fold, of (x - mean of x)(y - mean of y), means and n of the rest; of degree 2.
@@ -529,7 +526,7 @@ class SecureLasso:
         correlation, q = standardised.correlation[:1], standardised.q[:1]
         support = mpc.public(free.reshape(1, 1, d))
         nothing = Residues.zeros(mpc.field, 1, 1, d)
-        phase = Phase(1, 1, RIDGE_BITS)
+        phase = Phase(1, 1)
         b = await self.solve_on(correlation, q, nothing, nothing, Support(support, nothing), phase)
         return q[0] - (await mpc.truncate(b @ correlation, F, 2 * F + polish_bits(d)))[0, 0]
 
@@ -753,8 +750,9 @@ class SecureLasso:
         limits = stack([placed(mpc.field, limit, np.ones(b.shape)), tau])
         excess = stack([values - limits, -values - limits])
         beyond = await mpc.nonnegative(excess, F + polish_bits(self.d))
-        over, under = await mpc.reduce(beyond * excess)
-        z, dual = values - over + under
+        cut = await mpc.reduce(beyond * excess)
+        values = values - cut[0] + cut[1]
+        z, dual = values[0], values[1]
         both = await self.at_precision(mpc.concatenate(z, dual * phase.inverse_rho), F, phase)
         z, u = mpc.split(both, z.shape, dual.shape)
         return z, u
@@ -859,7 +857,7 @@ class SecureLasso:
                 equations + self.scaled_identity(mpc, ONE >> phase.ridge_bits), ridge / 2, d + 1
             )
         b = z
-        for _ in range(REFINEMENTS):
+        for _ in range(phase.refinements):
             fitted = (equations @ b[..., None]).reshape(*b.shape)
             residual = right_side - await mpc.truncate(fitted, F, 2 * F + polish_bits(d))
             change = (approximate_inverse @ residual[..., None]).reshape(*b.shape)

@@ -21,7 +21,7 @@ from pipeline.errors import LocalProtocolError, Refused
 from pipeline.mpc_runtime import Shares
 from pipeline.primitives import Arithmetic, fixed
 from pipeline.residues import Residues
-from pipeline.schedule import RIDGE_BITS, Phase
+from pipeline.schedule import Phase
 from pipeline.secret_scale import of_places
 from pipeline.secure_lasso import Path, SecureLasso, Sizes, Standardised, Support, first_smallest
 
@@ -179,5 +179,5 @@ async def least_squares(lasso: SecureLasso, standardised: Standardised) -> Share
     correlation, q = standardised.correlation[:1], standardised.q[:1]
     nothing = Residues.zeros(mpc.field, 1, 1, d)
     varies = standardised.sizes.spread.positive[0, :-1].reshape(1, 1, d)
-    b = await lasso.solve_on(correlation, q, nothing, nothing, Support(varies, nothing), Phase(1, 1, RIDGE_BITS))
+    b = await lasso.solve_on(correlation, q, nothing, nothing, Support(varies, nothing), Phase(1, 1))
     return await lasso.residual_share(correlation[0], q[0], b[0])

@@ -16,7 +16,8 @@ pseudorandom: f(k) = s*(1 - k/j) + f(j)*k/j. One party alone learns nothing, any
 two hold s. The shares of both dealers added are Shamir shares of the matched
 table, which no one has seen.
 
-A party keeps no table of shares: rows go into the Gram matrix as they come.
+A party keeps no table of shares: rows go into the Gram matrix of their fold as they
+come.
 One of the controllers precedes the other (0 before 1, 1 before 2, 2 before 0):
 
     follower (0)            leader (1)              third party (2)
@@ -32,9 +33,9 @@ fill the third party's memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 from typing import NoReturn, TypeAlias
 
 import numpy as np
@@ -42,7 +43,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from pipeline.errors import LocalProtocolError, RemoteProtocolError
-from pipeline.field import BLAS_ROWS, CHUNK, GramAccumulator, PrimeField, PseudorandomElements
+from pipeline.field import BLAS_ROWS, CHUNK, FoldAccumulator, PrimeField, PseudorandomElements
 from pipeline.messages import PART_BYTES, SECRET_BYTES, Bytes, Message, Outgoing, ShamirShare, ShareKey, Words
 from pipeline.packing import SLOT_BYTES
 
@@ -66,12 +67,15 @@ class SharingSetting:
     widths: Mapping[int, int]  # encoded columns of each controller
     field: PrimeField
     records: int
+    folds: int = 1  # a Gram matrix for each
 
     def __post_init__(self) -> None:
         if len({*self.controllers} & {*range(PARTIES)}) != 2 or {*self.widths} != {*self.controllers}:
             raise LocalProtocolError("step 7 is for two controllers out of three parties")
         if self.records < 1:
             raise LocalProtocolError("step 7 without a matched record")
+        if self.folds < 1:
+            raise LocalProtocolError("the records are in one fold at least")
 
     @property
     def leader(self) -> int:
@@ -107,8 +111,8 @@ class SharingSetting:
         flat = stream.elements(rows.start * self.columns, len(rows) * self.columns)
         return flat.reshape(len(rows), self.columns, self.field.words)
 
-    def accumulator(self) -> GramAccumulator:
-        return GramAccumulator(self.field, self.columns)
+    def accumulator(self) -> FoldAccumulator:
+        return FoldAccumulator(self.field, self.columns, self.folds)
 
     def parts(self, part_bytes: int) -> Iterator[range]:
         """Ranges of rows whose shares take about `part_bytes`."""
@@ -126,10 +130,11 @@ class SharingSetting:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GramShare:
-    """One party's share of the Gram matrix Z^T Z of the matched table Z = [1, X].
+    """One party's share of the Gram matrices Z^T Z of the folds of the matched table Z = [1, X].
 
-    gram : shape (D + 1, D + 1, words), symmetric; the columns of X are those of the
+    gram : shape (folds, D + 1, D + 1, words), symmetric; the columns of X are those of the
         first controller, then of the second, each with its outcome, if it has it, last.
+        Row i of the table, whose order nobody knows, is in fold i modulo `folds`.
 
     The parties' shares lie on polynomials of degree 2, at x = party + 1, and all
     three are needed. The polynomials are products of those of the table, not
@@ -139,6 +144,26 @@ class GramShare:
     records: int
     field: PrimeField
     gram: Words
+    folds: int = 1
+
+    def __post_init__(self) -> None:
+        if self.gram.ndim != 4 or len(self.gram) != self.folds:
+            raise LocalProtocolError(f"Gram matrices of shape {self.gram.shape}, not of {self.folds} folds")
+
+    @property
+    def total(self) -> Words:
+        """The share of the Gram matrix of all rows, shape (D + 1, D + 1, words)."""
+        return reduce(self.field.add, self.gram)
+
+    def columns(self, selection: Sequence[int]) -> GramShare:
+        """The share of the Gram matrices of [1, X[:, selection]]."""
+        kept = [0, *(1 + column for column in selection)]
+        return replace(self, gram=self.gram[:, kept][:, :, kept])
+
+
+def fold_sizes(records: int, folds: int) -> tuple[int, ...]:
+    """How many of the rows are in each fold."""
+    return tuple(len(range(fold, records, folds)) for fold in range(folds))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -168,7 +193,7 @@ class Dealer:
         shares = self.setting.field.line(self._additive(rows), derived, keyed, points)
         return shares[points.index(own)], shares[points.index(sent)]
 
-    def deal_into(self, gram: GramAccumulator, rows: range, other: Callable[[range], Words]) -> Words:
+    def deal_into(self, gram: FoldAccumulator, rows: range, other: Callable[[range], Words]) -> Words:
         """Deal these rows; add up, with the other dealer's shares, what is kept; return what is to be sent."""
         field = self.setting.field
         result = field.zeros(len(rows), self.setting.columns)
@@ -218,7 +243,7 @@ class AwaitingLeader:
     """The follower: it has dealt and added up the rows it was sent shares of."""
 
     dealer: Dealer
-    gram: GramAccumulator
+    gram: FoldAccumulator
     rows: int
 
 
@@ -235,7 +260,7 @@ class AwaitingFollower:
     """The third party with the key."""
 
     stream: PseudorandomElements
-    gram: GramAccumulator
+    gram: FoldAccumulator
     rows: int
 
 
@@ -316,7 +341,7 @@ class ControllerSharing:
             sent = dealer.deal_into(gram, rows, partial(setting.derived, stream))
             self._progress(STEP, rows.stop, setting.records)
             yield Outgoing(setting.follower, ShamirShare(rows.start, setting.records, sent))
-        self.state = Done(GramShare(setting.records, setting.field, gram.result()))
+        self.state = Done(GramShare(setting.records, setting.field, gram.result(), setting.folds))
 
     def _follow(self, state: AwaitingLeader, rows: range, part: ShamirShare) -> Iterable[Outgoing]:
         # The state moves before rows are dealt: whatever fails, they are not dealt again.
@@ -325,7 +350,7 @@ class ControllerSharing:
         sent = state.dealer.deal_into(gram, rows, part.of)
         self._progress(STEP, rows.stop, setting.records)
         if rows.stop == setting.records:
-            self.state = Done(GramShare(setting.records, setting.field, gram.result()))
+            self.state = Done(GramShare(setting.records, setting.field, gram.result(), setting.folds))
         return [Outgoing(setting.third_party, ShamirShare(rows.start, setting.records, sent))]
 
 
@@ -373,7 +398,7 @@ class ThirdPartySharing:
             gram.add_sum(part.of(piece), setting.derived(state.stream, piece))
         self._progress(STEP, rows.stop, setting.records)
         if rows.stop == setting.records:
-            self.state = Done(GramShare(setting.records, setting.field, gram.result()))
+            self.state = Done(GramShare(setting.records, setting.field, gram.result(), setting.folds))
         else:
             self.state = AwaitingFollower(state.stream, gram, rows.stop)
 

@@ -54,9 +54,9 @@ _LF, _CR, _QUOTE = b"\n"[0], b"\r"[0], b'"'[0]
 class Faults:
     """Everything that is wrong with one file, one sentence for each kind and column."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, place: str = "") -> None:
         self._file = str(path)
-        self._place = "row" if is_parquet(path) else "line"
+        self._place = place or ("row" if is_parquet(path) else "line")
         self._found: dict[tuple[str, str], list[int]] = {}
 
     def add(self, what: str, column: str = "", lines: Iterable[int] = ()) -> None:

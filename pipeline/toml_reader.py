@@ -16,6 +16,7 @@ import tomllib
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import date, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -78,6 +79,10 @@ def nearest(word: str, known: Collection[str]) -> str:
 def repeated(words: Iterable[T]) -> list[T]:
     """The words that occur more than once, each once, in order."""
     return [word for word, count in Counter(words).items() if count > 1]
+
+
+def or_default(value: T | None, default: T) -> T:
+    return default if value is None else value
 
 
 def printable(text: str) -> bool:
@@ -146,6 +151,20 @@ class Table:
     def number(self, key: str) -> float | None:
         """A finite number; a whole one will do, and minus zero is zero."""
         return self._take(key, "a finite number", as_number)
+
+    def numbers(self, key: str) -> tuple[float, ...] | None:
+        """A list of numbers as `number` reads them; what is none is left out."""
+        values = self._take(key, "a list of numbers", lambda value: value if isinstance(value, list) else None)
+        if values is None:
+            return None
+        others = [value for value in values if as_number(value) is None]
+        if others:
+            self.fault(key, f"must hold finite numbers only, not {_kind(others[0])}")
+        return tuple(number for number in map(as_number, values) if number is not None)
+
+    def day(self, key: str) -> date | None:
+        """A date without a time."""
+        return self._take(key, "a date such as 2031-12-31, without quotes", _day)
 
     def text(self, key: str) -> str | None:
         """Text that is not empty, as written."""
@@ -236,6 +255,10 @@ def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
+def _day(value: object) -> date | None:
+    return value if isinstance(value, date) and not isinstance(value, datetime) else None
+
+
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
@@ -261,5 +284,7 @@ def _kind(value: object) -> str:
             return "a list"
         case dict():
             return "a table"
+        case datetime():
+            return "a date with a time"
         case _:
             return "a date or time"

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from pipeline.config import Model
 from pipeline.field import FIELD_127
-from pipeline.secure_lasso import Problem
+from pipeline.problem import Problem
 from pipeline.share_convert import GramShare
 
 KINDS = ("independent", "sums", "duplicates", "pairs", "neighbours", "common", "heavy tails", "rare", "dummies")
@@ -131,7 +131,7 @@ def deal(x, y, model: Model, split: int | None = None) -> list[tuple[GramShare, 
         shares = (columns.gram + first * (i + 1) + second * (i + 1) ** 2) % p
         own = tuple(c for c, owner in zip(columns.offsets, owners, strict=True) if owner == i)
         problem = Problem(model, owners, split, columns.exponents if i < 2 else None, own)
-        parties.append((GramShare(len(y), FIELD_127, FIELD_127.from_ints(shares)), problem))
+        parties.append((GramShare(len(y), FIELD_127, FIELD_127.from_ints(shares)[np.newaxis]), problem))
     return parties
 
 

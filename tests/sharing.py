@@ -10,7 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
-from pipeline.field import FIELD_127, GramAccumulator, PrimeField
+from pipeline.field import FIELD_127, FoldAccumulator, PrimeField
 from pipeline.messages import PART_BYTES, Message
 from pipeline.share_convert import ControllerSharing, GramShare, SharingSetting, ThirdPartySharing
 
@@ -24,11 +24,11 @@ def seeded(seed: str) -> Callable[[int], bytes]:
     return lambda count: hashlib.shake_256(f"{seed}/{next(calls)}".encode()).digest(count)
 
 
-class RecordingAccumulator(GramAccumulator):
+class RecordingAccumulator(FoldAccumulator):
     """Keeps the rows it is given."""
 
-    def __init__(self, field: PrimeField, columns: int) -> None:
-        super().__init__(field, columns)
+    def __init__(self, field: PrimeField, columns: int, folds: int) -> None:
+        super().__init__(field, columns, folds)
         self.rows = [field.zeros(0, columns)]
 
     def add_sum(self, rows, others):
@@ -43,7 +43,7 @@ class RecordingSetting(SharingSetting):
     tables: list[RecordingAccumulator] = field(default_factory=list)
 
     def accumulator(self):
-        self.tables.append(RecordingAccumulator(self.field, self.columns))
+        self.tables.append(RecordingAccumulator(self.field, self.columns, self.folds))
         return self.tables[-1]
 
 
@@ -68,6 +68,7 @@ class Study:
     seed: str = "study"
     session: bytes = SESSION
     part_bytes: int = PART_BYTES
+    folds: int = 1
 
     def __post_init__(self) -> None:
         first, second = sorted(self.values)
@@ -94,7 +95,7 @@ class Study:
     def _setting(self) -> RecordingSetting:
         widths = {controller: values.shape[1] for controller, values in self.values.items()}
         records = len(self.values[self.controllers[0]])
-        return RecordingSetting(self.session, self.controllers, widths, self.field, records)
+        return RecordingSetting(self.session, self.controllers, widths, self.field, records, self.folds)
 
     @property
     def table(self) -> np.ndarray:
@@ -104,8 +105,13 @@ class Study:
     @property
     def gram(self) -> np.ndarray:
         """Its Gram matrix [1, X]^T [1, X], Python integers."""
+        return self.fold_grams.sum(0)
+
+    @property
+    def fold_grams(self) -> np.ndarray:
+        """The Gram matrices of its folds."""
         z = np.concatenate([np.ones((len(self.table), 1), object), self.table], axis=1)
-        return z.T.dot(z)
+        return np.array([z[fold :: self.folds].T.dot(z[fold :: self.folds]) for fold in range(self.folds)])
 
     def shares(self, party: int) -> np.ndarray:
         """The Shamir shares of the table that a party had, in row order, Python integers."""

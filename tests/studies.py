@@ -4,7 +4,8 @@ r"""Writes a complete small study into a folder: agreement, local files, keys, c
 
 The first column of a table is its identifier, the last one of the hospital's
 table the outcome, all others are numeric features. Arguments change that:
-`model`, `study` and `join` are merged into the tables of these names,
+`model`, `study`, `join`, `opened` and `gate` are merged into the tables of these
+names ([open] for `opened`; all rules of [gate] are off unless given, for small tables),
 `hospital`, `insurer` and `third_party` into their [[party]], `local` maps a
 party's number to what is merged into its local file. The value None takes a
 key away.
@@ -17,7 +18,7 @@ import functools
 import io
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -28,6 +29,7 @@ from pipeline.demo import free_ports
 NAMES = ("hospital", "insurer", "third-party")
 HOST = "127.0.0.1"
 SMALL_KEYS = 2048  # bits; the smallest a study may have
+NO_RULES = dict.fromkeys(("min_residual_df", "max_parameters_ratio", "min_level_count", "max_r2"), False)
 
 Values = Mapping[str, object]
 
@@ -40,6 +42,8 @@ def make_study(
     model: Values | None = None,
     study: Values | None = None,
     join: Values | None = None,
+    opened: Values | None = None,
+    gate: Values | None = None,
     hospital: Values | None = None,
     insurer: Values | None = None,
     third_party: Values | None = None,
@@ -66,6 +70,8 @@ def make_study(
         "study": _merged({"name": "small-study", "min_records": 10}, study or {}),
         "join": _merged({"paillier_bits": SMALL_KEYS}, join or {}),
         "model": _merged({"kind": "lasso", "alpha": 0.1}, model or {}),
+        "open": _merged({}, opened or {}),
+        "gate": _merged(NO_RULES, gate or {}),
     }
     path = folder / "study.toml"
     path.write_text(agreement_text(parties, sections), encoding="utf-8")
@@ -95,6 +101,8 @@ def toml(value: object) -> str:
             return "{ " + ", ".join(f"{toml(key)} = {toml(item)}" for key, item in value.items()) + " }"
         case list() | tuple():
             return "[" + ", ".join(toml(item) for item in value) + "]"
+        case date():
+            return value.isoformat()
         case float():
             return repr(value)
         case _:

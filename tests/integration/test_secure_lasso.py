@@ -21,8 +21,9 @@ from pipeline.errors import PeerError, PipelineError, Refused, RemoteProtocolErr
 from pipeline.field import FIELD_127, FIELD_254
 from pipeline.mpc_runtime import OPENED, PARTIES, Runtime, object_array
 from pipeline.primitives import Arithmetic
+from pipeline.problem import Problem
 from pipeline.residues import Residues
-from pipeline.secure_lasso import Fit, Problem, fit, fit_path
+from pipeline.secure_analysis import Fit, fit, fit_path
 
 CASES: dict[str, tuple[Any, Any, Model]] = {}
 

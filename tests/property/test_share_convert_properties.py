@@ -22,10 +22,11 @@ def test_table_and_gram_matrix_are_exact_whatever_sizes_parts_and_order(field, d
     flat = data.draw(st.lists(values, min_size=n * (first + second), max_size=n * (first + second)))
     table = np.array(flat, np.int64).reshape(n, first + second)
     tables = {ids[0]: table[:, :first], ids[1]: table[:, first:]}
-    played = Study(tables, field, part_bytes=data.draw(st.integers(1, 3000)))
+    folds = data.draw(st.integers(1, 5))
+    played = Study(tables, field, part_bytes=data.draw(st.integers(1, 3000)), folds=folds)
     results = played.play(lambda links: data.draw(st.integers(0, links - 1)))
     shares = {party: field.to_ints(result.gram) for party, result in results.items()}
-    assert (interpolate(field, shares) == played.gram).all()
+    assert (interpolate(field, shares) == played.fold_grams).all()
     for pair in pairs_of_parties():
         assert (interpolate(field, {party: played.shares(party) for party in pair}) == played.table).all()
     assert not any(array.any() for arrays in played.inputs.values() for array in arrays)

@@ -9,8 +9,6 @@ from pipeline.errors import RangeError
 from pipeline.field import FIELD_127, FIELD_254
 from pipeline.messages import MAX_ROWS
 from pipeline.packing import VALUE_BOUND
-from pipeline.plain_lasso import inversion_steps
-from pipeline.secure_lasso import ROUGH
 
 
 def plan(
@@ -62,7 +60,7 @@ def test_every_mask_fits_its_field(records: int, features: int, max_iterations: 
     for fit_intercept in (True, False):
         sizes = plan(records, features, fit_intercept=fit_intercept, max_iterations=max_iterations, problems=problems)
         masks = sizes.statistical_bits + bounds.RANGE_BITS
-        assert max(bounds.largest_operation(), sizes.square_bits + 2) + masks <= sizes.solver_field.bits - 1
+        assert max(bounds.largest_operation(features), sizes.square_bits + 2) + masks <= sizes.solver_field.bits - 1
         assert 2 * sizes.inverse_bits + bounds.INVERSE_HEADROOM + masks <= sizes.inverse_field.bits - 1
 
 
@@ -74,7 +72,6 @@ def test_a_rough_inverse_has_room_and_is_fine_enough(
     sizes = plan(records, features, max_iterations=max_iterations, problems=problems)
     assert bounds.smallest_inverse_bits(features) <= sizes.inverse_bits
     assert sizes.inverse_bits <= (bounds.INVERSE_BITS if sizes.inverse_field == FIELD_127 else bounds.COARSE_BITS)
-    assert len(list(inversion_steps(2.0**-bounds.COARSE_RIDGE_BITS / 2, features + 1, ROUGH))) <= bounds.INVERSION_STEPS
 
 
 def test_more_openings_ask_for_wider_masks_and_leave_less_room_for_the_rough_inverse() -> None:
@@ -83,7 +80,7 @@ def test_more_openings_ask_for_wider_masks_and_leave_less_room_for_the_rough_inv
     assert plan(1000, 10).statistical_bits < plan(1000, 10, problems=100).statistical_bits
 
 
-@pytest.mark.parametrize(("features", "problems"), [(200, 1), (400, 1), (750, 1), (60, 200)])
+@pytest.mark.parametrize(("features", "problems"), [(200, 1), (400, 1), (750, 1), (60, 400)])
 def test_many_features_are_inverted_in_the_larger_field(features: int, problems: int) -> None:
     """With 18 bits and 750 features that are all the same, Newton's iteration left the range of its masks."""
     assert plan(5000, 30).inverse_field == FIELD_127
@@ -102,8 +99,9 @@ def test_the_distances_of_all_openings_together_stay_below_two_to_the_minus_fort
 
 def test_every_further_problem_counts() -> None:
     counts = [bounds.masked_openings(30, 1000, problems) for problems in range(1, 6)]
-    steps = {b - a for a, b in pairwise(counts)}
-    assert len(steps) == 1 and 0 < steps.pop() < counts[0]
+    steps = [b - a for a, b in pairwise(counts)]
+    assert all(0 < step <= counts[0] for step in steps)
+    assert bounds.masked_openings(30, 1000, 50) < bounds.masked_openings(30, 1000, 50, 10)
 
 
 @pytest.mark.parametrize(("max_iterations", "problems"), [(10**9, 1), (1000, 10**6)])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from studies import write_keys
 
-from pipeline.config import Agreement, canonical_json, check_tolerance, load_agreement
+from pipeline.config import Agreement, Model, Study, canonical_json, check_tolerance, load_agreement, survey
 from pipeline.errors import ConfigError
 from pipeline.pins import fingerprint, parse_certificate
 
@@ -123,6 +124,16 @@ ONE_FAULT = [
     ("min_records = 50", 'min_records = "50"', "study.min_records must be a whole number, not text"),
     ("min_records = 50", "min_records = 2026-01-01", "study.min_records", "not a date or time"),
     ("min_records = 50", "min_records = 999999999", "study.min_records must be a whole number from 10 to 16777216"),
+    ("min_records = 50", "keep_until = 2999-01-01", "study.keep_until is about kept shares; it needs keep_shares = tr"),
+    ("min_records = 50", "max_analyses = 5", "study.max_analyses is about kept shares; it needs keep_shares = true"),
+    ("min_records = 50", "keep_shares = 1", "study.keep_shares must be true or false, not a whole number"),
+    ("min_records = 50", "keep_shares = 1\nmax_analyses = 5", "study.keep_shares must be true or false"),
+    ("min_records = 50", "keep_shares = true\nmax_analyses = 0", "study.max_analyses must be a whole number from 1 to"),
+    ("min_records = 50", "keep_shares = true\nmax_analyses = 1001", "study.max_analyses must be a whole number from 1"),
+    ("min_records = 50", "keep_shares = true\nkeep_until = 2026-11-21", "study.keep_until is in the past, so kept sha"),
+    ("min_records = 50", 'keep_shares = true\nkeep_until = "2999-01-01"', "study.keep_until must be a date such as 20"),
+    ("min_records = 50", "revision = 0", "study.revision must be a whole number from 1 to 1000000"),
+    ("min_records = 50", "kept_shares = true", 'study."kept_shares" is an unknown key', '"keep_shares"'),
     # [join]
     ("= 3072", "= 1024", "join.paillier_bits must be a whole number from 2048 to 8192"),
     ("= 3072", "= 2047", "join.paillier_bits must be a whole number from 2048 to 8192"),
@@ -171,6 +182,11 @@ ONE_FAULT = [
     ("1e-6", "2", "model.tolerance must be above 0 and at most 1"),
     ("iterations = 1000", "iterations = 0", "model.max_iterations must be a whole number from 1"),
     ("iterations = 1000", "iterations = 1e3", "model.max_iterations must be a whole number, not a number with"),
+    ("alpha = 0.1", "alphas = [0.1, 0.2]", "model.rule is missing"),
+    ("alpha = 0.1", "alpha = 0.1\nfolds = 51", "model.folds could be more folds than records"),
+    ("[model]", "[open]\ncv_r2 = true\n[model]", "open.cv_r2 needs cross-validation"),
+    ("[model]", "[gate]\nmax_r2 = true\n[model]", "gate.max_r2 must be a number"),
+    ("[model]", "[gates]\n[model]", '"gates" is an unknown table', 'known one is "gate"'),
     # a party's own keys
     ("id = 0\n", "", HOSPITAL + "id is missing"),
     ("id = 0\n", "id = false\n", HOSPITAL + "id must be a whole number, not true or false"),
@@ -354,6 +370,16 @@ def test_all_faults_come_in_one_go(folder: Path) -> None:
     assert len(found) == 9
 
 
+def test_a_party_that_cannot_be_read_does_not_make_names_in_the_model_unknown(folder: Path) -> None:
+    more = 'alpha = 0.1\nfeatures = ["hospital.age"]\npenalty_factors = { "hospital.age" = 0 }'
+    assert len(faults(folder, changed(("alpha = 0.1", more), ("controller", "controler")))) == 1
+
+
+def test_names_in_the_model_are_checked_also_where_a_certificate_is_wrong(folder: Path) -> None:
+    wrong = (("certificates/hospital", "certificates/no"), ("alpha = 0.1", 'alpha = 0.1\nfeatures = ["x"]'))
+    assert len(faults(folder, changed(*wrong))) == 2
+
+
 def test_one_fault_does_not_draw_others_after_it(folder: Path) -> None:
     for old, new in (("controller", "controler"), ('["age", "bmi"]', '["age", 3]'), ('"days"', "[]")):
         assert len(faults(folder, changed((old, new)))) == 1, old
@@ -505,6 +531,40 @@ def test_a_party_that_is_not_there_is_named_with_those_that_are(folder: Path) ->
         load(folder).party(3)
 
 
+def test_shares_are_kept_only_if_the_study_says_so(folder: Path) -> None:
+    assert load(folder).study == Study("heart-failure", 50, False, None, 20, 1)
+    kept = "keep_shares = true\nkeep_until = 2999-12-31\nmax_analyses = 1000\nrevision = 1000000"
+    study = load(folder, changed(("min_records = 50", kept))).study
+    assert study == Study("heart-failure", 50, True, date(2999, 12, 31), 1000, 1_000_000)
+
+
+def test_kept_shares_may_be_used_on_their_last_day(tmp_path: Path) -> None:
+    case = next(case for case in json.loads(VECTORS.read_text()) if case["name"] == "every key")
+    path = tmp_path / "study.toml"
+    path.write_text(case["toml"])
+    last = datetime(2027, 11, 22, 23, 59, tzinfo=UTC)
+    assert load_agreement(path, now=last).study.keep_until == last.date()
+    with pytest.raises(ConfigError, match=r"study.keep_until is in the past"):
+        load_agreement(path, now=last + timedelta(minutes=1))
+
+
+def test_the_analysed_names_are_those_of_the_features_that_take_part(folder: Path) -> None:
+    assert load(folder).analysed_names == load(folder).names
+    chosen = 'alpha = 0.1\nfeatures = ["insurer.claims", "hospital.smoker", "hospital.age"]'
+    names = ("hospital.age", "hospital.smoker=former", "hospital.smoker=yes", "insurer.claims")
+    assert load(folder, changed(("alpha = 0.1", chosen))).analysed_names == names
+    by_hand = replace(load(folder), model=Model(0.1, features=("insurer.claims", "hospital.smoker")))
+    assert by_hand.analysed_names == names[1:]
+
+
+def test_a_tolerance_need_only_suit_the_features_that_take_part(folder: Path) -> None:
+    path = folder / "study.toml"
+    path.write_text(changed(("alpha = 0.1", 'alpha = 0.1\nfeatures = ["hospital.smoker", "insurer.claims"]')))
+    asked: list[int] = []
+    survey(path, 2, smallest_tolerance=lambda features: asked.append(features) or 0.0)
+    assert asked == [3]
+
+
 def test_a_tolerance_that_cannot_be_reached_names_one_that_can(folder: Path) -> None:
     agreement = load(folder)
     check_tolerance(agreement, 1e-6)
@@ -532,6 +592,13 @@ def test_a_tolerance_that_cannot_be_reached_names_one_that_can(folder: Path) -> 
         ("paillier_bits = 3072", ""),
         ("paillier_bits = 3072", 'paillier_bits = 3072\nkeys = "standard"'),
         ("min_records = 50", ""),
+        ("min_records = 50", "keep_shares = false\nrevision = 1"),
+        (
+            "alpha = 0.1",
+            'alpha = 0.1\nfeatures = ["insurer.claims", "insurer.income", "hospital.age", "hospital.bmi", '
+            '"hospital.smoker", "hospital.sex=m"]',
+        ),
+        ("[model]", "[open]\nmodel = 'chosen'\ntable1 = false\n[gate]\nmax_r2 = 0.999\nmin_residual_df = 10\n[model]"),
     ],
 )
 def test_the_digest_does_not_see_spelling(folder: Path, change: tuple[str, str]) -> None:
@@ -567,6 +634,69 @@ def test_the_digest_sees_every_change_of_content(folder: Path, change: tuple[str
     assert load(folder, changed(change)).digest != original
 
 
+SEVERAL = changed(("alpha = 0.1", "alphas = [1, 2]\nfolds = 5"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("[1, 2]", "[1, 3]"),
+        ("alphas = [1, 2]", "n_alphas = 2"),
+        ("alphas = [1, 2]", "n_alphas = 2\nalpha_min_ratio = 0.5"),
+        ("folds = 5", "folds = 6"),
+        ("folds = 5", 'folds = 5\nrule = "1se"'),
+        ("folds = 5", 'folds = 5\nfeatures = ["hospital.age"]'),
+    ],
+)
+def test_the_digest_sees_every_change_of_the_model_but_that_of_the_join_none(
+    folder: Path, change: tuple[str, str]
+) -> None:
+    original, other = load(folder, SEVERAL), load(folder, SEVERAL.replace(*change))
+    assert other.digest != original.digest
+    assert other.join_digest == original.join_digest != original.digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("min_records = 50", "min_records = 51"),
+        ("min_records = 50", "keep_shares = true"),
+        ("min_records = 50", "keep_shares = true\nkeep_until = 2999-12-31"),
+        ("min_records = 50", "keep_shares = true\nmax_analyses = 21"),
+        ("min_records = 50", "revision = 2"),
+        ("= 3072", "= 2048"),
+        ("[0, 120]", "[0, 121]"),
+        ("certificates/hospital.pem", "certificates/bundle2.pem"),
+        *(
+            ("[model]", f"[open]\n{key} = {value}\n[model]")
+            for key, value in {"model": "'path'", "cv_curve": "true", "cv_r2": "true"}.items()
+        ),
+        ("[model]", "[open]\ntable1 = true\n[model]"),
+        ("[model]", "[open]\nrefused_column = true\n[model]"),
+        ("[model]", "[gate]\nmin_residual_df = 11\n[model]"),
+        ("[model]", "[gate]\nmin_residual_df = false\n[model]"),
+        ("[model]", "[gate]\nmax_parameters_ratio = 0.34\n[model]"),
+        ("[model]", "[gate]\nmin_level_count = 11\n[model]"),
+        ("[model]", "[gate]\nrare_levels = 'drop'\n[model]"),
+        ("[model]", "[gate]\nmax_r2 = 1\n[model]"),
+    ],
+)
+def test_both_digests_see_every_change_of_what_does_not_belong_to_the_model(
+    folder: Path, change: tuple[str, str]
+) -> None:
+    write_keys(folder, "bundle2")
+    original, other = load(folder, SEVERAL), load(folder, SEVERAL.replace(*change, 1))
+    assert other.digest != original.digest
+    assert other.join_digest != original.join_digest
+
+
+def test_a_penalty_that_is_known_at_the_end_only_is_null_in_the_canonical_form(folder: Path) -> None:
+    model = load(folder, SEVERAL).canonical()["model"]
+    assert isinstance(model, dict)
+    assert (model["alpha"], model["alphas"]) == (None, [2.0, 1.0])
+    assert load(folder, SEVERAL.replace("[1, 2]", "[2, 1.0]")).digest == load(folder, SEVERAL).digest
+
+
 def test_whole_numbers_and_others_of_one_value_have_one_digest(folder: Path) -> None:
     digests = {load(folder, changed(("alpha = 0.1", f"alpha = {one}"))).digest for one in ("1", "1.0", "10e-1", "0x1")}
     assert len(digests) == 1
@@ -578,4 +708,4 @@ def test_vector(tmp_path: Path, case: dict[str, str]) -> None:
     path.write_text(case["toml"])
     agreement = load_agreement(path, now=datetime.fromisoformat(case["now"]))
     assert canonical_json(agreement.canonical()).decode() == case["canonical"]
-    assert agreement.digest == case["sha256"]
+    assert (agreement.digest, agreement.join_digest) == (case["sha256"], case["join_sha256"])

@@ -7,11 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from pipeline.config import load
+from pipeline.config import Gate, Join, Model, Open, Study, load, load_agreement
 
 CHECKOUT = Path(__file__).parents[2]
 TABLES = {
@@ -53,6 +54,33 @@ def test_every_key_has_the_default_that_the_comments_tell(study: Path) -> None:
     agreement, local = load(study, 0)
     assert agreement.digest == digest
     assert local == settings
+
+
+def test_every_key_of_the_agreement_is_in_the_example_and_those_of_the_analysis_in_the_documents() -> None:
+    example = (CHECKOUT / "configs/study.toml").read_text()
+    model = (CHECKOUT / "docs/model.md").read_text()
+    for table in (Study, Join, Model, Open, Gate):
+        for field in fields(table):
+            assert re.search(rf"^(?:#\s+)*{field.name} = ", example, re.MULTILINE), field.name
+            if table in (Model, Open, Gate) and field.name != "rare_levels":
+                assert f"\n| `{field.name}` | " in model, field.name
+
+
+@pytest.mark.parametrize(
+    ("penalties", "problems"),
+    [("alphas rule folds features", 3), ("n_alphas alpha_min_ratio rule folds", 100)],
+)
+def test_the_alternatives_that_the_comments_show_are_accepted(study: Path, penalties: str, problems: int) -> None:
+    example = (CHECKOUT / "configs/study.toml").read_text()
+    shown = {key: line for line, key in re.findall(r"^#   ((\w+) = .*)$", example, re.MULTILINE)}
+    model = "\n".join(shown[key] for key in penalties.split())
+    kept = "\n".join(["keep_shares = true", shown["keep_until"], shown["max_analyses"]])
+    text = re.sub(r"^alpha = .*", model, example, flags=re.MULTILINE).replace("[study]", f"[study]\n{kept}", 1)
+    path = study.with_name("other.toml")
+    path.write_text(text)
+    agreement = load_agreement(path)
+    assert (agreement.model.problems, agreement.model.rule, agreement.model.folds) == (problems, "1se", 10)
+    assert agreement.study.keep_until is not None
 
 
 def test_make_keys_does_not_overwrite_without_force(study: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import gmpy2
 import numpy as np
 import pytest
 
+from pipeline import field as field_module
 from pipeline.errors import LocalProtocolError, RemoteProtocolError
 from pipeline.field import (
     BLAS_ROWS,
@@ -15,6 +18,7 @@ from pipeline.field import (
     FOLD_BLOCKS,
     LIMB_BITS,
     WORD_LIMBS,
+    FoldAccumulator,
     GramAccumulator,
     PrimeField,
     PseudorandomElements,
@@ -255,6 +259,9 @@ def test_the_bounds_of_exactness_hold():
     assert [shift for shift, _ in WORD_LIMBS] == [0, *np.cumsum([bits for _, bits in WORD_LIMBS])[:-1]]
     assert sum(bits for _, bits in WORD_LIMBS) == 64
     assert FOLD_BLOCKS * BLAS_ROWS * entry**2 < 1 << 59 < 1 << 3 * LIMB_BITS
+    for words in (2, 3, 4):  # of those sums, as many as have one place are added up before they are cut into digits
+        lefts = [64 * word + shift for shift, _ in WORD_LIMBS for word in range(words)]
+        assert max(Counter(k + m for k in lefts for m in lefts).values()) * (1 << 59) < 1 << 63
     for field in (FIELD_127, FIELD_191, FIELD_254):
         assert (len(WORD_LIMBS) * field.words) ** 2 * entry << LIMB_BITS < 1 << 63  # digits added up in a column
 
@@ -329,12 +336,53 @@ def test_a_result_may_be_taken_between_rows(field):
     assert field.to_ints(accumulator.result(), signed=True).tolist() == [[2, 4, -2], [4, 10, -10], [-2, -10, 20]]
 
 
+@FIELDS
+@pytest.mark.parametrize("folds", [1, 2, 3, 10])
+@pytest.mark.parametrize("together", [1, 2, 10], ids="{} at once".format)
+def test_every_fold_has_the_gram_matrix_of_its_own_rows(monkeypatch, field, folds, together):
+    """Row i in fold i modulo K, over blocks, parts that do not fill them, and sums of fewer folds than there are."""
+    monkeypatch.setattr(field_module, "BLAS_ROWS", 16)
+    monkeypatch.setattr(field_module, "FOLD_SUMS", together * (1 + 3 * 2 * field.words) ** 2)
+    x, y = PseudorandomElements(field, b"f" * 32).elements(0, 2 * 371 * 2).reshape(2, 371, 2, -1)
+    x[:90] = y[:60] = field.from_ints(field.p - 1)
+    expected = [gram_of(field, x[fold::folds], y[fold::folds]) for fold in range(folds)]
+    for cuts in ([], [1], [folds * 16, 2 * folds * 16], [100, 107, 370]):
+        accumulator = FoldAccumulator(field, 2, folds)
+        for rows, others in zip(np.split(x, cuts), np.split(y, cuts), strict=True):
+            accumulator.add_sum(rows, others)
+        assert (field.to_ints(accumulator.result()) == expected).all()
+
+
+@FIELDS
+def test_gram_matrices_of_folds_stay_exact_over_more_blocks_than_are_added_before_they_are_reduced(field):
+    largest = (1 << field.bits - 1) - 1
+    rows = np.broadcast_to(field.from_ints(largest), (2 * BLAS_ROWS * (2 * FOLD_BLOCKS + 3) + 1, 1, field.words))
+    accumulator = FoldAccumulator(field, 1, 2)
+    accumulator.add_sum(rows, np.zeros_like(rows))
+    p, sizes = field.p, (len(rows) // 2 + 1, len(rows) // 2)
+    expected = [[[n, n * largest % p], [n * largest % p, n * largest**2 % p]] for n in sizes]
+    assert field.to_ints(accumulator.result()).tolist() == expected
+
+
+def test_a_result_of_folds_taken_between_rows_leaves_every_row_in_its_fold():
+    x, none = FIELD_127.from_ints([[value] for value in range(1, 8)]), FIELD_127.zeros(7, 1)
+    accumulator = FoldAccumulator(FIELD_127, 1, 3)
+    accumulator.add_sum(x[:4], none[:4])
+    taken = accumulator.result()
+    accumulator.add_sum(x[4:], none[4:])
+    assert FIELD_127.to_ints(taken)[:, 0, 1].tolist() == [1 + 4, 2, 3]
+    assert FIELD_127.to_ints(accumulator.result())[:, 0, 1].tolist() == [1 + 4 + 7, 2 + 5, 3 + 6]
+    assert FIELD_127.to_ints(taken)[:, 0, 1].tolist() == [1 + 4, 2, 3]
+
+
 def test_rows_of_the_wrong_shape_are_refused():
     rows = FIELD_127.zeros(5, 2)
     for wrong in (FIELD_127.zeros(4, 2), FIELD_127.zeros(5, 3), FIELD_191.zeros(5, 2)):
         for pair in ((rows, wrong), (wrong, rows)):
             with pytest.raises(LocalProtocolError):
                 GramAccumulator(FIELD_127, 2).add_sum(*pair)
+            with pytest.raises(LocalProtocolError):
+                FoldAccumulator(FIELD_127, 2, 2).add_sum(*pair)
     for wrong in (FIELD_127.zeros(5, 3), FIELD_191.zeros(5, 2)):
         with pytest.raises(LocalProtocolError):
             GramAccumulator(FIELD_127, 2).add_sum(wrong, wrong)

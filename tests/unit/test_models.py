@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from sklearn.preprocessing import StandardScaler
 from pipeline import plain_lasso
 from pipeline.bounds import plan
 from pipeline.config import Model
-from pipeline.errors import LocalProtocolError, Refused
+from pipeline.errors import Refused
 from pipeline.field import FIELD_127
-from pipeline.secure_lasso import Fit, Problem, SecureLasso
+from pipeline.problem import Problem
+from pipeline.secure_analysis import Fit, SecureAnalysis
 from pipeline.share_convert import GramShare
 
 D = 8
@@ -27,11 +29,11 @@ D = 8
 def fitted(x: Any, y: Any, model: Model, factors: tuple[float, ...] = (), alphas: tuple[float, ...] = ()) -> list[Fit]:
     columns = encode(np.column_stack((x, y)))
     d = x.shape[1]
-    gram = GramShare(len(y), FIELD_127, FIELD_127.from_ints(columns.gram))
+    gram = GramShare(len(y), FIELD_127, FIELD_127.from_ints(columns.gram)[np.newaxis])
     problem = Problem(model, (0,) * (d + 1), d, columns.exponents, columns.offsets, alphas, factors)
     sizes = plan(len(y), d, fit_intercept=model.fit_intercept, max_iterations=model.max_iterations)
     mpc = ClearArithmetic(sizes.solver_field, sizes.statistical_bits)
-    return asyncio.run(SecureLasso(mpc, sizes, gram, problem).fit(lambda _: None))
+    return list(asyncio.run(SecureAnalysis(mpc, sizes, gram, problem).fit(lambda _: None)).fits)
 
 
 def close(found: Fit, x: Any, y: Any, expected: Any) -> None:
@@ -180,15 +182,22 @@ def test_rounding_makes_no_coefficient_negative_that_must_not_be(positive: bool)
     x, y = data()
     columns = encode(np.column_stack((x, y)))
     model = Model(0.1, positive=positive)
-    gram = GramShare(len(y), FIELD_127, FIELD_127.from_ints(columns.gram))
+    gram = GramShare(len(y), FIELD_127, FIELD_127.from_ints(columns.gram)[np.newaxis])
     problem = Problem(model, (0,) * (D + 1), D, columns.exponents, columns.offsets)
     sizes = plan(len(y), D, fit_intercept=True, max_iterations=1000)
-    lasso = SecureLasso(ClearArithmetic(sizes.solver_field, sizes.statistical_bits), sizes, gram, problem)
-    found = lasso.on_original_scale(15, [-3, 5, *[0] * (D - 2)], 0, 0, (1, 1))
+    lasso = SecureAnalysis(ClearArithmetic(sizes.solver_field, sizes.statistical_bits), sizes, gram, problem)
+    found = lasso.on_original_scale(15, [-3, 5, *[0] * (D - 2)], 0, 0, Fraction(1))
     assert (found.coefficients[0] < 0) is not positive and found.coefficients[1] > 0
 
 
-def test_several_penalties_have_no_quadratic_part() -> None:
+@pytest.mark.parametrize("l1_ratio", [0.0, 0.5])
+def test_several_penalties_with_a_quadratic_part_are_fitted_together(l1_ratio: float) -> None:
     x, y = data()
-    with pytest.raises(LocalProtocolError):
-        fitted(x, y, Model(1.0, kind="ridge", l1_ratio=0.0), alphas=(1.0, 2.0))
+    alphas = (3.0, 0.3, 0.01)
+    kind: Any = "elastic-net" if l1_ratio else "ridge"
+    found = fitted(x, y, Model(1.0, kind=kind, l1_ratio=l1_ratio), alphas=alphas)
+    for one, alpha in zip(found, alphas, strict=True):
+        estimator = (
+            ElasticNet(alpha, l1_ratio=l1_ratio, tol=1e-13, max_iter=10**6) if l1_ratio else Ridge(alpha * len(y))
+        )
+        close(one, x, y, quiet(estimator, x, y))

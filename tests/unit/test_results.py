@@ -5,12 +5,24 @@ from __future__ import annotations
 import json
 import math
 import stat
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.config import Agreement, Join, Model, Party, Study
-from pipeline.results import OpenedModel, OwnRows, fit_measures, result_document, write_result
+from pipeline.results import (
+    CrossValidation,
+    Inference,
+    Moments,
+    OpenedModel,
+    OwnRows,
+    PathPoint,
+    fit_measures,
+    result_document,
+    write_result,
+)
 
 HOSPITAL = Party(
     0,
@@ -29,18 +41,27 @@ AGREEMENT = Agreement(Study("s"), (HOSPITAL, INSURER, THIRD), Join(), Model(alph
 MODEL = OpenedModel(1.5, (0.25, 0.0, -2.0), 0.5, 4.0)
 
 
-def test_coefficients_have_full_names_in_order_and_features_one_entry_a_column() -> None:
-    document = result_document(
-        AGREEMENT,
+def document_of(agreement: Agreement, model: OpenedModel | None, **settings: Any) -> dict[str, Any]:
+    return result_document(
+        agreement,
         records=60,
         iterations=15,
         rounds=250,
         hiding_bits=42.3456,
         sent_bytes=1234567,
         seconds={"prepare": 0.12345},
-        model=MODEL,
-        own_rows=OwnRows(70, {"age": 3}),
+        model=model,
+        own_rows=None if model is None else OwnRows(70, {"age": 3}),
+        **settings,
     )
+
+
+def with_model(**settings: Any) -> Agreement:
+    return replace(AGREEMENT, model=replace(AGREEMENT.model, **settings))
+
+
+def test_coefficients_have_full_names_in_order_and_features_one_entry_a_column() -> None:
+    document = document_of(AGREEMENT, MODEL)
     assert list(document["coefficients"].items()) == [
         ("hospital.age", 0.25),
         ("hospital.sex=m", 0.0),
@@ -59,19 +80,50 @@ def test_coefficients_have_full_names_in_order_and_features_one_entry_a_column()
 
 
 def test_the_third_partys_document_has_no_model_and_no_rows() -> None:
-    document = result_document(
-        AGREEMENT,
-        records=60,
-        iterations=15,
-        rounds=250,
-        hiding_bits=42.0,
-        sent_bytes=9,
-        seconds={},
-        model=None,
-        own_rows=None,
-    )
-    assert not {"coefficients", "intercept", "fit", "own_rows"} & set(document)
+    document = document_of(with_model(alpha=0.0, n_alphas=2, folds=5, rule="min"), None, opened=["conditions hold"])
+    assert not {"coefficients", "intercept", "fit", "own_rows", "opened", "notes", "path", "cv"} & set(document)
     assert document["records"] == 60 and document["converged"] is True
+    assert "alpha" not in document["model"] and document["model"]["n_alphas"] == 2
+
+
+def test_what_is_opened_besides_the_model_stands_in_the_document_and_nothing_else() -> None:
+    plain = document_of(AGREEMENT, MODEL, opened=["conditions hold", "slopes"], notes=["A note."])
+    assert not {"path", "cv", "inference", "table1"} & set(plain)
+    assert plain["opened"] == [
+        {"name": "conditions hold", "to": "all parties"},
+        {"name": "slopes", "to": "controllers"},
+    ]
+    assert plain["notes"] == ["A note."]
+    more = replace(
+        MODEL,
+        alpha=0.1,
+        path=(PathPoint(0.5, 2.0, (0.0, 0.0, -1.0), 0.25), PathPoint(0.1, *(1.5, MODEL.coefficients), 0.5)),
+        cv=CrossValidation(5, r2=0.4),
+        inference={"intercept": Inference(1.0, 1.5, 0.1, -0.5, 3.5)},
+        table1={"hospital.days": Moments(3.0, 1.0)},
+    )
+    document = document_of(with_model(alpha=0.0, alphas=(0.5, 0.1), folds=5, rule="1se"), more)
+    settings = {key: document["model"][key] for key in ("alpha", "alphas", "folds", "rule")}
+    assert settings == {"alpha": 0.1, "alphas": [0.5, 0.1], "folds": 5, "rule": "1se"}
+    assert document["path"][0] == {
+        "alpha": 0.5,
+        "intercept": 2.0,
+        "coefficients": {"hospital.age": 0.0, "hospital.sex=m": 0.0, "insurer.income": -1.0},
+        "nonzero": 1,
+        "r2": 0.25,
+    }
+    assert document["cv"] == {"folds": 5, "r2": 0.4}
+    assert document["inference"]["intercept"] == {"se": 1.0, "t": 1.5, "p": 0.1, "low": -0.5, "high": 3.5}
+    assert document["table1"] == {"hospital.days": {"mean": 3.0, "sd": 1.0}}
+    json.dumps(document, allow_nan=False)
+
+
+def test_a_model_of_some_features_names_these_and_their_columns_alone() -> None:
+    agreement = with_model(features=("hospital.sex", "insurer.income"))
+    document = document_of(agreement, replace(MODEL, coefficients=(0.5, -2.0)))
+    assert document["coefficients"] == {"hospital.sex=m": 0.5, "insurer.income": -2.0}
+    assert [feature["column"] for feature in document["features"]] == ["sex", "income"]
+    assert document["model"]["features"] == ["hospital.sex=m", "insurer.income"]
 
 
 def test_fit_measures_are_those_of_the_textbook() -> None:

@@ -10,15 +10,17 @@ import pytest
 from clear_arithmetic import ClearArithmetic
 from lassos import KINDS, encode, objective, reference, strongest_penalty, table
 
-from pipeline.bounds import COARSE_BITS, COARSE_RIDGE_BITS, RIDGE_BITS, masked_openings, plan, smallest_tolerance
+from pipeline.bounds import COARSE_BITS, masked_openings, plan, smallest_tolerance
 from pipeline.bounds import FRACTIONAL_BITS as F
 from pipeline.config import Model
 from pipeline.errors import LocalProtocolError, RangeError, Refused
 from pipeline.field import FIELD_127, FIELD_191
 from pipeline.mpc_runtime import OPENED
 from pipeline.primitives import fixed
+from pipeline.problem import Problem
+from pipeline.schedule import COARSE_RIDGE_BITS, RIDGE_BITS
 from pipeline.secret_scale import of_places, rsqrt, scale
-from pipeline.secure_lasso import Fit, Problem, SecureLasso
+from pipeline.secure_analysis import Fit, SecureAnalysis
 from pipeline.share_convert import GramShare
 
 
@@ -27,19 +29,19 @@ def arithmetic(seed: int = 0) -> ClearArithmetic:
     return ClearArithmetic(sizes.solver_field, sizes.statistical_bits, seed)
 
 
-def solver(x, y, model: Model) -> tuple[SecureLasso, ClearArithmetic]:
+def solver(x, y, model: Model) -> tuple[SecureAnalysis, ClearArithmetic]:
     columns = encode(np.column_stack((x, y)))
     d = x.shape[1]
-    gram = GramShare(len(y), FIELD_127, FIELD_127.from_ints(columns.gram))
+    gram = GramShare(len(y), FIELD_127, FIELD_127.from_ints(columns.gram)[np.newaxis])
     problem = Problem(model, (0,) * (d + 1), d, columns.exponents, columns.offsets)
     sizes = plan(len(y), d, fit_intercept=model.fit_intercept, max_iterations=model.max_iterations)
     mpc = ClearArithmetic(sizes.solver_field, sizes.statistical_bits)
-    return SecureLasso(mpc, sizes, gram, problem), mpc
+    return SecureAnalysis(mpc, sizes, gram, problem), mpc
 
 
 def fitted(x, y, model: Model) -> tuple[Fit, ClearArithmetic]:
     lasso, mpc = solver(x, y, model)
-    return asyncio.run(lasso.fit(lambda _: None))[0], mpc
+    return asyncio.run(lasso.fit(lambda _: None)).fits[0], mpc
 
 
 def close_to_scikit_learn(x, y, model: Model, found: Fit, unique: bool = True) -> None:
@@ -116,7 +118,7 @@ def test_a_feature_that_has_nothing_to_do_with_the_outcome_does_no_harm(alpha: f
     for seed in range(5):
         lasso, _ = solver(np.column_stack((a, b)), 3 * a + 2 * a * b, Model(alpha, standardize=standardize))
         lasso.mpc = ClearArithmetic(lasso.mpc.field, lasso.mpc.statistical_bits, seed)
-        found = asyncio.run(lasso.fit(lambda _: None))[0]
+        found = asyncio.run(lasso.fit(lambda _: None)).fits[0]
         assert found.coefficients == pytest.approx([3, 0], abs=1e-10)
 
 
@@ -126,8 +128,8 @@ def test_a_penalty_of_nothing_is_not_negative_by_rounding(standardize: bool, fit
     lasso, _ = solver(*table("independent", 60, 20), Model(0.0, standardize=standardize, fit_intercept=fit_intercept))
 
     async def penalties() -> list[int]:
-        sizes, _, _ = await lasso.standardise(await lasso.moments())
-        return (await lasso.thresholds(sizes)).tau.integers(signed=True).ravel().tolist()
+        standardised = await lasso.standardise(await lasso.moments())
+        return (await lasso.thresholds(standardised)).tau.integers(signed=True).ravel().tolist()
 
     assert all(0 <= x < 100 for x in asyncio.run(penalties()))
 
@@ -182,9 +184,9 @@ def test_a_column_with_little_of_its_range_among_the_matches_keeps_its_accuracy(
     columns = encode(with_outliers)
     z = np.concatenate((np.ones((200, 1), dtype=object), columns.values[:200]), axis=1)
     lasso, mpc = solver(x, y, Model(0.01))
-    gram = GramShare(200, FIELD_127, FIELD_127.from_ints(z.T @ z))
+    gram = GramShare(200, FIELD_127, FIELD_127.from_ints(z.T @ z)[np.newaxis])
     problem = Problem(Model(0.01), (0,) * 4, 3, columns.exponents, columns.offsets)
-    found = asyncio.run(SecureLasso(mpc, lasso.sizes, gram, problem).fit(lambda _: None))[0]
+    found = asyncio.run(SecureAnalysis(mpc, lasso.sizes, gram, problem).fit(lambda _: None)).fits[0]
     expected = reference(x, y, Model(0.01))
     assert found.coefficients == pytest.approx(expected.coefficients, abs=1e-7)
     assert found.mse == pytest.approx(expected.mse, rel=1e-7)
@@ -205,9 +207,9 @@ def test_a_column_that_varies_by_a_few_steps_of_its_scale_is_refused(share_of_ra
     columns = encode(np.vstack((np.column_stack((x, y)), np.full(5, 30.0))))
     z = np.concatenate((np.ones((100, 1), dtype=object), columns.values[:100]), axis=1)
     lasso, mpc = solver(x, y, Model(0.1))
-    gram = GramShare(100, FIELD_127, FIELD_127.from_ints(z.T @ z))
+    gram = GramShare(100, FIELD_127, FIELD_127.from_ints(z.T @ z)[np.newaxis])
     with pytest.raises(Refused) as refusal:
-        asyncio.run(SecureLasso(mpc, lasso.sizes, gram, lasso.problem).fit(lambda _: None))
+        asyncio.run(SecureAnalysis(mpc, lasso.sizes, gram, lasso.problem).fit(lambda _: None))
     assert refusal.value.rule == "spread"
     assert mpc.runtime.opened == ["outcome is constant", "spread is too small"]
 
@@ -217,9 +219,9 @@ def test_an_outcome_that_varies_too_little_for_the_step_of_the_intercept_is_refu
     columns = encode(np.vstack((np.column_stack((x, y * 1e-5)), [0, 0, 0, 30.0])))
     z = np.concatenate((np.ones((100, 1), dtype=object), columns.values[:100]), axis=1)
     lasso, mpc = solver(x, y, Model(0.0))
-    gram = GramShare(100, FIELD_127, FIELD_127.from_ints(z.T @ z))
+    gram = GramShare(100, FIELD_127, FIELD_127.from_ints(z.T @ z)[np.newaxis])
     with pytest.raises(Refused) as refusal:
-        asyncio.run(SecureLasso(mpc, lasso.sizes, gram, lasso.problem).fit(lambda _: None))
+        asyncio.run(SecureAnalysis(mpc, lasso.sizes, gram, lasso.problem).fit(lambda _: None))
     assert refusal.value.rule == "spread"
 
 
@@ -236,10 +238,10 @@ def test_columns_of_sizes_too_far_apart_are_refused() -> None:
     columns = encode(np.vstack((np.column_stack((x + np.array([0, 1e4, 0]), y * 1e-7)), [0, 1e4, 0, 30])))
     z = np.concatenate((np.ones((100, 1), dtype=object), columns.values[:100]), axis=1)
     lasso, mpc = solver(x, y, Model(0.0, fit_intercept=False))
-    gram = GramShare(100, FIELD_127, FIELD_127.from_ints(z.T @ z))
+    gram = GramShare(100, FIELD_127, FIELD_127.from_ints(z.T @ z)[np.newaxis])
     problem = Problem(lasso.model, (0,) * 4, 3, columns.exponents, columns.offsets)
     with pytest.raises(Refused, match="too far from zero"):
-        asyncio.run(SecureLasso(mpc, lasso.sizes, gram, problem).fit(lambda _: None))
+        asyncio.run(SecureAnalysis(mpc, lasso.sizes, gram, problem).fit(lambda _: None))
 
 
 def test_without_convergence_only_failed_conditions_are_opened() -> None:
@@ -276,7 +278,7 @@ def test_a_rough_inverse_of_features_that_are_all_the_same_stays_in_its_range(fe
     mpc = ClearArithmetic(sizes.solver_field, sizes.statistical_bits, seed=3)
     problem = Problem(Model(0.1), (0,) * (features + 1), features, (0,) * (features + 1), (0,) * (features + 1))
     nothing = np.zeros((features + 2, features + 2), dtype=object)
-    lasso = SecureLasso(mpc, sizes, GramShare(1000, FIELD_127, FIELD_127.from_ints(nothing)), problem)
+    lasso = SecureAnalysis(mpc, sizes, GramShare(1000, FIELD_127, FIELD_127.from_ints(nothing)[np.newaxis]), problem)
     ridge = 2.0**-COARSE_RIDGE_BITS
     matrix = 1 + ridge * np.eye(features)
     entries = mpc.public([[fixed(entry) for entry in row] for row in matrix.tolist()])
@@ -311,7 +313,7 @@ def test_progress_is_told_the_iterations_of_each_phase() -> None:
     x, y = table("pairs", 400, 20)
     lasso, _ = solver(x, y, Model(strongest_penalty(x, y, 0.3)))
     told: list[int] = []
-    found = asyncio.run(lasso.fit(told.append))[0]
+    found = asyncio.run(lasso.fit(told.append)).fits[0]
     assert told and told[-1] == found.iterations and told == sorted(told)
 
 
@@ -319,24 +321,24 @@ def test_the_outcome_may_stand_anywhere_among_the_columns() -> None:
     x, y = table("independent", 100, 4)
     columns = encode(np.column_stack((x[:, :1], y, x[:, 1:])))
     lasso, mpc = solver(x, y, Model(0.1))
-    gram = GramShare(100, FIELD_127, FIELD_127.from_ints(columns.gram))
+    gram = GramShare(100, FIELD_127, FIELD_127.from_ints(columns.gram)[np.newaxis])
     problem = Problem(Model(0.1), (0,) * 5, 1, columns.exponents, columns.offsets)
-    moved = asyncio.run(SecureLasso(mpc, lasso.sizes, gram, problem).fit(lambda _: None))[0]
+    moved = asyncio.run(SecureAnalysis(mpc, lasso.sizes, gram, problem).fit(lambda _: None)).fits[0]
     close_to_scikit_learn(x, y, Model(0.1), moved)
 
 
 def test_a_gram_matrix_in_another_field_is_a_bug() -> None:
     lasso, mpc = solver(*table("independent", 20, 2), Model(0.1))
-    gram = GramShare(20, FIELD_191, FIELD_191.zeros(4, 4))
+    gram = GramShare(20, FIELD_191, FIELD_191.zeros(1, 4, 4))
     with pytest.raises(LocalProtocolError):
-        SecureLasso(mpc, lasso.sizes, gram, lasso.problem)
+        SecureAnalysis(mpc, lasso.sizes, gram, lasso.problem)
 
 
 def test_an_offset_beyond_the_plan_is_refused_by_its_owner() -> None:
     lasso, mpc = solver(*table("independent", 20, 2), Model(0.1))
     far = Problem(Model(0.1), (0, 0, 0), 2, lasso.problem.exponents, (1 << 80, 0, 0))
     with pytest.raises(RangeError):
-        asyncio.run(SecureLasso(mpc, lasso.sizes, lasso.gram, far).fit(lambda _: None))
+        asyncio.run(SecureAnalysis(mpc, lasso.sizes, lasso.gram, far).fit(lambda _: None))
 
 
 @pytest.mark.parametrize("highest", [4.0, 30.0])
@@ -364,7 +366,7 @@ def test_numbers_of_any_size_are_scaled_and_their_roots_exact() -> None:
     for i, number in enumerate(numbers):
         assert found.positive.integers()[i] == int(number > 0)
         for place in (lowest, 30, 59):
-            assert int(found.at_least(i, place).integers()) == int(number >= 4**place)
+            assert int(found.at_least(place).integers()[i]) == int(number >= 4**place)
         if number >= 4**lowest:
             place = one_hot[i].tolist().index(1)
             assert sum(one_hot[i]) == 1 and 4**place <= number < 4 ** (place + 1)

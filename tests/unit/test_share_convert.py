@@ -21,9 +21,11 @@ from pipeline.share_convert import (
     Dealer,
     Dealing,
     Done,
+    GramShare,
     NotStarted,
     SharingSetting,
     ThirdPartySharing,
+    fold_sizes,
 )
 
 FIELDS = pytest.mark.parametrize("field", [FIELD_127, FIELD_191, FIELD_254], ids=lambda field: field.name)
@@ -60,15 +62,48 @@ def test_the_gram_matrix_is_exact_at_the_bounds_of_values(field, sign):
 
     played = study(n=1100, widths=(2, 1), field=field, part_rows=300, values=extreme)
     results = played.play()
-    shares = {party: field.to_ints(result.gram) for party, result in results.items()}
+    shares = {party: field.to_ints(result.total) for party, result in results.items()}
     assert (interpolate(field, shares) == played.gram).all()
     assert all(result.records == 1100 and result.field == field for result in results.values())
+
+
+@FIELDS
+@pytest.mark.parametrize("folds", [2, 3, 7])
+def test_row_i_is_in_fold_i_modulo_the_number_of_folds(field, folds):
+    played = study(n=29, field=field, folds=folds)
+    results = played.play()
+    shares = {party: field.to_ints(result.gram) for party, result in results.items()}
+    assert (interpolate(field, shares) == played.fold_grams).all()
+    assert interpolate(field, shares)[:, 0, 0].tolist() == [*fold_sizes(29, folds)]
+    totals = {party: field.to_ints(result.total) for party, result in results.items()}
+    assert (interpolate(field, totals) == played.gram).all()
+    assert all(result.folds == folds for result in results.values())
+
+
+def test_the_folds_have_all_records_and_nearly_the_same_number():
+    assert fold_sizes(29, 3) == (10, 10, 9)
+    assert fold_sizes(30, 3) == (10, 10, 10)
+    assert fold_sizes(29, 1) == (29,)
+
+
+def test_some_columns_of_a_gram_share_are_those_of_a_smaller_table():
+    played = study(n=9, folds=2)
+    results = played.play()
+    shares = {party: FIELD_127.to_ints(result.columns([0, 2, 4]).gram) for party, result in results.items()}
+    kept = [0, 1, 3, 5]
+    assert (interpolate(FIELD_127, shares) == played.fold_grams[:, kept][:, :, kept]).all()
+
+
+def test_a_gram_share_has_one_matrix_for_each_fold():
+    for shape, folds in (((3, 3), 1), ((2, 3, 3), 1), ((1, 3, 3), 2)):
+        with pytest.raises(LocalProtocolError):
+            GramShare(9, FIELD_127, FIELD_127.zeros(*shape), folds)
 
 
 def test_columns_stand_in_the_order_of_the_controllers():
     for ids in ((0, 1), (1, 2), (0, 2)):
         played = study(n=1, widths=(1, 2), ids=ids, values=lambda shape: np.full(shape, shape[1]))
-        shares = {party: FIELD_127.to_ints(result.gram) for party, result in played.play().items()}
+        shares = {party: FIELD_127.to_ints(result.total) for party, result in played.play().items()}
         assert interpolate(FIELD_127, shares)[0].tolist() == [1, 1, 2, 2]
 
 
@@ -76,7 +111,7 @@ def test_two_shares_of_the_gram_matrix_do_not_give_it():
     played = study()
     results = played.play()
     for pair in pairs_of_parties():
-        gram = interpolate(FIELD_127, {party: FIELD_127.to_ints(results[party].gram) for party in pair})
+        gram = interpolate(FIELD_127, {party: FIELD_127.to_ints(results[party].total) for party in pair})
         assert not (gram[1:, 1:] == played.gram[1:, 1:]).any()
 
 
@@ -443,6 +478,8 @@ def test_a_setting_without_records_or_with_widths_of_others_is_refused():
         SharingSetting(SESSION, (0, 1), {0: 1, 1: 1}, FIELD_127, 0)
     with pytest.raises(LocalProtocolError):
         SharingSetting(SESSION, (0, 1), {0: 1, 2: 1}, FIELD_127, 10)
+    with pytest.raises(LocalProtocolError):
+        SharingSetting(SESSION, (0, 1), {0: 1, 1: 1}, FIELD_127, 10, folds=0)
 
 
 def test_the_third_party_sends_nothing():
