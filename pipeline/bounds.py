@@ -42,7 +42,7 @@ R2_BITS = 44  # r2 is opened up to about 2^-44: mse is the rest of it to 1, so a
 WIDE_FRACTIONAL_BITS = 88  # slopes before they are rounded to SLOPE_BITS
 HELD_OUT_BITS = 16  # mean square of a column's distances, in a fold, from its mean in the others, per variance there
 ERROR_BITS = 40  # fractional bits of mean squared errors of cross-validation
-LARGEST_ERROR = 30  # they are below 2^30 times the variance of the outcome, or nothing is chosen
+LARGEST_ERROR = 24  # they are below 2^24 times the variance of the outcome, or nothing is chosen
 MEAN_TO_SPREAD_BITS = 14  # without an intercept: largest ratio of the outcome's root mean square to its deviation
 
 

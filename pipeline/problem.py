@@ -66,6 +66,11 @@ class Problem:
         return tuple(float(smallest ** (i / (count - 1))) for i in range(count))
 
     @property
+    def least_factor(self) -> float:
+        """The smallest penalty factor above 0."""
+        return min((factor for factor in self.factors if factor > 0), default=1.0)
+
+    @property
     def choices(self) -> int:
         """How many penalties there are."""
         return self.model.n_alphas if self.has_secret_grid else len(self.penalties)

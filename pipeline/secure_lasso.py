@@ -64,6 +64,9 @@ from pipeline.secret_scale import Scale, of_places, rsqrt, scale
 from pipeline.share_convert import GramShare, fold_sizes
 
 ONE = 1 << F
+GRADIENT_BITS = 4  # of correlations with what is left of the outcome
+NORM_RATIO_BITS = 12  # norms of the outcome in two groups, which the demand on held-out records keeps near each other
+FACTOR_RANGE_BITS = 24  # penalty factors beyond 2^24 times the smallest count as that
 ROUGH = 2.0**-12  # accuracy of a rough inverse, before it is refined
 
 
@@ -470,16 +473,16 @@ class SecureLasso:
         else:
             tau = await self.public_penalties(sizes)
         if model.standardize:
-            relative = mpc.public([[fixed(model.tolerance * root) for root in row] for row in self.root.tolist()])
+            relative = mpc.public([[[fixed(model.tolerance * root) for root in row] for row in self.root.tolist()]])
         else:
-            relative = await self.per_norm(sizes, [(j, model.tolerance) for j in range(self.d)], 1)
+            relative = (await self.per_norm(sizes, [(j, model.tolerance) for j in range(self.d)], 1))[:, None]
         if not model.fit_intercept:
             ratios = await self.deviation_per_norm(sizes)
             if model.standardize:
                 tau = await mpc.product(tau, ratios[:, None, features], F, 2 * F + MEAN_TO_SPREAD_BITS + 8)
                 tau = await self.at_most(THRESHOLD_LIMIT, tau)
-                relative = await mpc.product(relative, ratios[:, features], F, 2 * F + 8)
-            relative = await mpc.product(relative, ratios[:, -1:], F, 2 * F + 8)
+                relative = await mpc.product(relative, ratios[:, None, features], F, 2 * F + 8)
+            relative = await mpc.product(relative, ratios[:, None, -1:], F, 2 * F + 8)
         constant = (1 - sizes.spread.positive[:, None, features]) * ONE  # a constant feature is removed
         tau = (tau + constant).carried().reshape(*shape)
         tau = tau + 8  # units in the last place: not negative by rounding, or both sides of 0 would be beyond it
@@ -504,19 +507,18 @@ class SecureLasso:
         return tau[:, where.reshape(values.shape)]
 
     async def largest_penalty(self, standardised: Standardised) -> Shares:
-        """The smallest penalty that removes everything penalised, per norm of the outcome; shape (1,)."""
-        mpc, q = self.mpc, standardised.q[0]
+        """The smallest penalty that removes everything penalised, per norm of the outcome, times the smallest of the
+        penalty factors above 0; shape (1,).
+        """
+        mpc, gradient = self.mpc, standardised.q[0]
         penalised = [j for j, factor in enumerate(self.factors) if factor > 0]
-        gradient = q
         if len(penalised) < self.d:
             gradient = await self.gradient_without_penalised(standardised, penalised)
-        inverse = mpc.public([fixed(1 / self.factors[j]) for j in penalised])
-        scaled = await mpc.truncate(gradient[penalised] * inverse, F, 2 * F + 70)
-        signs = await mpc.nonnegative(scaled, F + 72)
-        sizes = scaled if self.model.positive else await mpc.reduce(scaled * (signs * 2 - 1))
-        if self.model.positive:
-            sizes = await mpc.reduce(scaled * signs)
-        return await largest(mpc, sizes, F + 72)
+        inverse = mpc.public([fixed(self.problem.least_factor / self.factors[j]) for j in penalised])
+        scaled = await mpc.truncate(gradient[penalised] * inverse, F, 2 * F + GRADIENT_BITS + 2)
+        signs = await mpc.nonnegative(scaled, F + GRADIENT_BITS + 4)
+        sizes = await mpc.reduce(scaled * (signs if self.model.positive else signs * 2 - 1))
+        return await largest(mpc, sizes, F + GRADIENT_BITS + 4)
 
     async def gradient_without_penalised(self, standardised: Standardised, penalised: Sequence[int]) -> Shares:
         """q - R b of all records, b fitted to the features that no penalty moves."""
@@ -534,25 +536,26 @@ class SecureLasso:
         """tau of a secret grid in each group. Penalties are in units of the outcome, tau in those of its norm there."""
         mpc = self.mpc
         ratio = await self.norm_ratio(sizes)
-        of_groups = await mpc.product(largest, ratio, F, 2 * F + 80)
-        factors = np.array(self.problem.multiples(self.n))[:, None] * np.array(self.factors)
+        of_groups = await mpc.product(largest, ratio, F, 2 * F + NORM_RATIO_BITS + GRADIENT_BITS + 2)
+        relative = np.minimum(np.array(self.factors) / self.problem.least_factor, 2.0**FACTOR_RANGE_BITS)
+        factors = np.array(self.problem.multiples(self.n))[:, None] * relative
         public = mpc.public([[fixed(value) for value in row] for row in factors.tolist()])
-        tau = await mpc.truncate(of_groups.reshape(-1, 1, 1) * public, F, 2 * F + 80)
-        positive = [factor for factor in self.factors if factor > 0]
-        return tau if max(positive) <= 2 * min(positive) else await self.at_most(THRESHOLD_LIMIT, tau, 80)
+        bits = NORM_RATIO_BITS + GRADIENT_BITS + FACTOR_RANGE_BITS + 4
+        tau = await mpc.truncate(of_groups.reshape(-1, 1, 1) * public, F, 2 * F + bits)
+        return tau if relative.max() <= 2 else await self.at_most(THRESHOLD_LIMIT, tau, bits)
 
     async def norm_ratio(self, sizes: Sizes) -> Shares:
         """The norm of the outcome over all records per that in each group; shape (groups,)."""
-        mpc, norm = self.mpc, sizes.norm
+        mpc, norm, most = self.mpc, sizes.norm, NORM_RATIO_BITS
         power = of_places(
-            mpc, lambda i: 1 << RATIO_BITS + i if abs(i) <= RATIO_BITS else 0, norm.one_hot[:1, -1], norm.one_hot[:, -1]
+            mpc, lambda i: 1 << most + i if abs(i) <= most else 0, norm.one_hot[:1, -1], norm.one_hot[:, -1]
         )
         whole = mpc.product(norm.mantissa[:1, -1], sizes.norm_rsqrt[:1, -1], F, 2 * F + 8)
         power, whole = await mpc.together(power, whole)
         ratio = await mpc.product(whole, sizes.norm_rsqrt[:, -1], F, 2 * F + 8)
-        ratio = await mpc.product(ratio, power, RATIO_BITS, F + 3 * RATIO_BITS + 8)
+        ratio = await mpc.product(ratio, power, most, F + 2 * most + 8)
         counts = mpc.public([fixed(Fraction(count, self.n)) for count in self.counts])
-        return await mpc.truncate(ratio * counts, F, 2 * F + RATIO_BITS + 8)
+        return await mpc.truncate(ratio * counts, F, 2 * F + most + 8)
 
     async def per_norm(self, sizes: Sizes, wanted: Sequence[tuple[int, float]], limit: int) -> Shares:
         """Return value / norm for pairs of a column and a value, norms in the columns' own units; cut between half of
@@ -607,7 +610,7 @@ class SecureLasso:
         entered = await self.enter(table, (len(values) * d, 2 * places - 1))
         limbs = np.lib.stride_tricks.sliding_window_view(entered.limbs, places, axis=2)
         windows = Residues(mpc.field, limbs, entered.bound)
-        for_outcome = windows @ norm.one_hot[:, None, -1, :, None]
+        for_outcome = windows[None] @ norm.one_hot[:, -1].reshape(groups, 1, places, 1)
         for_outcome = await mpc.reduce(for_outcome.reshape(groups, len(values), d, places))
         selected = mpc.reduce((for_outcome * norm.one_hot[:, None, :-1]).sum())
         roots = mpc.product(sizes.norm_rsqrt[:, :-1], sizes.norm_rsqrt[:, -1:], F, 2 * F + 12)

@@ -28,6 +28,8 @@ from pipeline.secure_lasso import Path, SecureLasso, Sizes, Standardised, Suppor
 E = ERROR_BITS
 MEAN_BITS = 44  # of the inverse of the number of records
 SPREAD_BITS = 60  # fractional bits of variances of mean errors
+WIDE_BITS = 64  # the same before the division
+INVERSE_BITS = 32  # of the number they are divided by
 
 
 @dataclass(frozen=True)
@@ -141,10 +143,12 @@ async def error_spread(lasso: SecureLasso, errors: Errors) -> Shares:
     squares = ((away * away).carried() * weights).sum(axis=0)
     scale = lasso.n * (len(lasso.fold_sizes) - 1)
     size = scale.bit_length()
-    squares = await mpc.truncate(squares, 0, 2 * (E + LARGEST_ERROR + 1) + lasso.n.bit_length() + 2)
-    inverse = round(Fraction(1 << MEAN_BITS + size, scale))
-    bits = 2 * (E + LARGEST_ERROR + 1) + lasso.n.bit_length() + MEAN_BITS + 4
-    return await mpc.truncate(squares * inverse, MEAN_BITS + size + 2 * E - SPREAD_BITS, bits)
+    room = 2 * LARGEST_ERROR + lasso.n.bit_length() + 4
+    squares = await mpc.truncate(squares, 2 * E - WIDE_BITS, 2 * E + room)
+    inverse = round(Fraction(1 << INVERSE_BITS + size, scale))
+    return await mpc.truncate(
+        squares * inverse, INVERSE_BITS + size + WIDE_BITS - SPREAD_BITS, WIDE_BITS + room + INVERSE_BITS + 2
+    )
 
 
 async def choose_by_criterion(

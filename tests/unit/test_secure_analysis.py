@@ -1,0 +1,368 @@
+"""Paths, cross-validation, criteria, rules and what is opened, in the clear: against scikit-learn and statsmodels."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from clear_arithmetic import ClearArithmetic
+from lassos import encode, reference, strongest_penalty, table
+from sklearn.linear_model import ElasticNet, Lasso, LassoLarsIC, LinearRegression, Ridge
+from sklearn.model_selection import GridSearchCV, PredefinedSplit
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from pipeline.agreement import Gate, Model, Open
+from pipeline.bounds import plan
+from pipeline.errors import Refused
+from pipeline.field import FIELD_127
+from pipeline.problem import Problem
+from pipeline.secure_analysis import Analysis, SecureAnalysis
+from pipeline.share_convert import GramShare, fold_sizes
+
+NO_GATE = Gate(None, None, None, "refuse", None)
+
+
+def prepared(x: Any, y: Any, model: Model, **settings: Any) -> SecureAnalysis:
+    """An analysis of one party that owns everything."""
+    d, folds = x.shape[1], max(1, model.folds)
+    columns = encode(np.column_stack((x, y)))
+    z = np.concatenate((np.ones((len(y), 1), dtype=object), columns.values), axis=1)
+    grams = np.array([z[fold::folds].T @ z[fold::folds] for fold in range(folds)])
+    gram = GramShare(len(y), FIELD_127, FIELD_127.from_ints(grams), folds)
+    problem = Problem(model, (0,) * (d + 1), d, columns.exponents, columns.offsets, **settings)
+    sizes = plan(
+        len(y),
+        d,
+        fit_intercept=model.fit_intercept,
+        max_iterations=model.max_iterations,
+        problems=problem.groups * problem.choices,
+        groups=problem.groups,
+    )
+    return SecureAnalysis(ClearArithmetic(sizes.solver_field, sizes.statistical_bits), sizes, gram, problem)
+
+
+def analysed(x: Any, y: Any, model: Model, **settings: Any) -> Analysis:
+    return asyncio.run(prepared(x, y, model, **settings).fit(lambda _: None))
+
+
+def data(kind: str = "neighbours", n: int = 120, d: int = 8) -> tuple[Any, Any]:
+    x, y = table(kind, n, d)
+    return x * np.logspace(-2, 2, d) + 3, 50 * y + 7
+
+
+def estimator(model: Model, alpha: float, records: int) -> Any:
+    if model.kind == "ridge":
+        return Ridge(alpha * records)
+    if model.kind == "elastic-net":
+        return ElasticNet(alpha, l1_ratio=model.l1_ratio, tol=1e-12, max_iter=10**6)
+    return Lasso(alpha, tol=1e-12, max_iter=10**6) if alpha else LinearRegression()
+
+
+def errors_of_folds(x: Any, y: Any, model: Model, alphas: Any) -> Any:
+    """Mean squared errors, shape (folds, alphas), each training part standardised by itself."""
+    errors = np.empty((model.folds, len(alphas)))
+    for fold in range(model.folds):
+        held_out = np.arange(len(y)) % model.folds == fold
+        for i, alpha in enumerate(alphas):
+            inner = estimator(model, alpha, int((~held_out).sum()))
+            fitted = make_pipeline(StandardScaler(with_std=model.standardize), inner).fit(x[~held_out], y[~held_out])
+            errors[fold, i] = np.mean((y[held_out] - fitted.predict(x[held_out])) ** 2)
+    return errors
+
+
+def curve(x: Any, y: Any, model: Model, alphas: Any) -> tuple[Any, Any]:
+    errors = errors_of_folds(x, y, model, alphas)
+    weights = np.array(fold_sizes(len(y), model.folds))[:, None] / len(y)
+    mean = (weights * errors).sum(0)
+    return mean, np.sqrt((weights * (errors - mean) ** 2).sum(0) / (model.folds - 1))
+
+
+def grid(x: Any, y: Any, count: int = 6, weakest: float = 1e-2) -> tuple[float, ...]:
+    strongest = strongest_penalty(x, y, 1.0)
+    return tuple(np.geomspace(strongest, strongest * weakest, count).tolist())
+
+
+def close_to(x: Any, y: Any, found: Any, model: Model) -> None:
+    expected = reference(x, y, model)
+    assert np.abs((np.array(found.coefficients) - expected.coefficients) * x.std(0)).max() < 1e-7 * y.std()
+    assert found.intercept == pytest.approx(expected.intercept, abs=1e-6 * y.std())
+    assert found.r2 == pytest.approx(expected.r2, abs=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["lasso", "elastic-net", "ridge"])
+@pytest.mark.parametrize("records", [120, 123])
+def test_the_curve_of_cross_validation_is_that_of_scikit_learn(kind: Any, records: int) -> None:
+    x, y = data(n=records)
+    alphas = grid(x, y)
+    ratio = {"lasso": 1.0, "elastic-net": 0.6, "ridge": 0.0}[kind]
+    model = Model(0.0, kind, ratio, alphas=alphas, folds=5, rule="min")
+    found = analysed(x, y, model, opened=Open(cv_curve=True, cv_r2=True))
+    mean, sd = curve(x, y, model, alphas)
+    assert found.cross_validated is not None
+    assert found.cross_validated.mean == pytest.approx(mean, rel=1e-6)
+    assert found.cross_validated.sd == pytest.approx(sd, rel=1e-6)
+    assert found.place == int(np.argmin(mean)) and found.chosen_alpha == alphas[found.place]
+    assert found.cross_validated.r2 == pytest.approx(1 - mean.min() / y.var(), abs=1e-7)
+
+
+def test_the_chosen_model_is_that_of_a_grid_search() -> None:
+    x, y = data()
+    alphas = grid(x, y, 8, 1e-3)
+    model = Model(0.0, alphas=alphas, folds=4, rule="min")
+    found = analysed(x, y, model)
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), Lasso(tol=1e-12, max_iter=10**6)),
+        {"lasso__alpha": list(alphas)},
+        cv=PredefinedSplit(np.arange(len(y)) % 4),
+        scoring="neg_mean_squared_error",
+    ).fit(x, y)
+    assert found.chosen_alpha == pytest.approx(search.best_params_["lasso__alpha"], rel=1e-12)
+    assert len(found.fits) == 1 and found.cross_validated is None
+    close_to(x, y, found.fits[0], Model(found.chosen_alpha or 0.0))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_standard_error_is_counted_as_glmnet_does(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((90, 6))
+    y = x @ [1.0, 0.5, 0, 0, 0.2, 0] + 2 * rng.standard_normal(90)
+    alphas = grid(x, y, 12, 1e-2)
+    model = Model(0.0, alphas=alphas, folds=6, rule="1se")
+    mean, sd = curve(x, y, model, alphas)
+    least = int(np.argmin(mean))
+    expected = int(np.flatnonzero(mean <= mean[least] + sd[least])[0])
+    found = analysed(x, y, model)
+    assert found.place == expected and expected < least
+
+
+@pytest.mark.parametrize("rule", ["aic", "bic"])
+@pytest.mark.parametrize("kind", ["independent", "neighbours"])
+def test_the_criterion_chooses_what_scikit_learn_chooses(rule: Any, kind: str) -> None:
+    x, y = data(kind)
+    alphas = grid(x, y, 15, 1e-3)
+    found = analysed(x, y, Model(0.0, alphas=alphas, rule=rule))
+    scaled, n, d = StandardScaler().fit_transform(x), *x.shape
+    noise = LassoLarsIC(rule).fit(scaled, y).noise_variance_
+    assert noise == pytest.approx(((y - LinearRegression().fit(scaled, y).predict(scaled)) ** 2).sum() / (n - d - 1))
+    weight = 2 if rule == "aic" else np.log(n)
+    values = []
+    for alpha in alphas:
+        fitted = Lasso(alpha, tol=1e-12, max_iter=10**6).fit(scaled, y)
+        values.append(((y - fitted.predict(scaled)) ** 2).sum() / noise + weight * (fitted.coef_ != 0).sum())
+    assert found.place == int(np.argmin(values))
+
+
+def test_a_criterion_without_records_to_estimate_the_variance_from_is_refused() -> None:
+    x, y = table("independent", 12, 11)
+    with pytest.raises(Refused) as refusal:
+        analysed(x, y, Model(0.0, alphas=(1.0, 0.1), rule="aic"))
+    assert refusal.value.rule == "criterion"
+
+
+@pytest.mark.parametrize("factors", [(), (0.0, 1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 0.5)])
+def test_a_grid_begins_with_the_smallest_penalty_that_removes_everything_penalised(factors: tuple[float, ...]) -> None:
+    x, y = data()
+    model = Model(0.0, n_alphas=5, alpha_min_ratio=0.01, folds=3, rule="min")
+    found = analysed(x, y, model, factors=factors, opened=Open(model="path", cv_curve=True))
+    assert found.alphas is not None and len(found.fits) == 5
+    weights = np.array(factors or (1.0,) * 8)
+    scaled = StandardScaler().fit_transform(x)
+    free = weights == 0
+    rest = y - (LinearRegression().fit(scaled[:, free], y).predict(scaled[:, free]) if free.any() else y.mean())
+    gradient = np.abs(scaled.T @ rest / len(y))
+    assert found.alphas[0] == pytest.approx((gradient[~free] / weights[~free]).max(), rel=1e-8)
+    assert found.alphas == pytest.approx(found.alphas[0] * np.geomspace(1, 0.01, 5), rel=1e-12)
+    assert sum(c != 0 for c in found.fits[0].coefficients or ()) <= free.sum() + 1
+    if not factors:
+        for alpha, fit in zip(found.alphas, found.fits, strict=True):
+            close_to(x, y, fit, Model(alpha))
+        mean, sd = curve(x, y, model, found.alphas)
+        assert found.cross_validated is not None
+        assert found.cross_validated.mean == pytest.approx(mean, rel=1e-6)
+        assert found.cross_validated.sd == pytest.approx(sd, rel=1e-6)
+
+
+def test_features_in_their_own_units_are_cross_validated_too() -> None:
+    x, y = data("independent")
+    strongest = strongest_penalty(x, y, 1.0, standardize=False)
+    model = Model(0.0, standardize=False, alphas=(strongest / 3, strongest / 30), folds=3, rule="min")
+    found = analysed(x, y, model, opened=Open(cv_curve=True))
+    mean, _ = curve(x, y, model, model.alphas)
+    assert found.cross_validated is not None and found.cross_validated.mean == pytest.approx(mean, rel=1e-6)
+
+
+def test_least_squares_come_with_the_standard_errors_of_statsmodels() -> None:
+    x, y = data("neighbours")
+    found = analysed(x, y, Model(0.0, "ols"), opened=Open(standard_errors=True))
+    expected = sm.OLS(y, sm.add_constant(x)).fit()
+    assert found.standard_errors == pytest.approx(expected.bse, rel=1e-6)
+    assert found.fits[0].coefficients == pytest.approx(expected.params[1:], rel=1e-7)
+
+
+def test_a_table_of_means_and_deviations_is_opened_when_agreed() -> None:
+    x, y = data()
+    x[:, 2] = 4.5
+    found = analysed(x, y, Model(1.0), opened=Open(table1=True))
+    assert found.spreads is not None
+    assert [s.mean for s in found.spreads] == pytest.approx([*x.mean(0), y.mean()], rel=1e-7)
+    assert [s.sd for s in found.spreads] == pytest.approx([*x.std(0), y.std()], rel=1e-7, abs=1e-12)
+
+
+def test_nothing_more_is_opened_than_was_agreed() -> None:
+    x, y = data()
+    lasso = prepared(x, y, Model(0.0, alphas=grid(x, y), folds=3, rule="1se"), gate=NO_GATE)
+    asyncio.run(lasso.fit(lambda _: None))
+    opened = [name for name in lasso.mpc.runtime.opened if name != "conditions hold"]
+    assert opened == [
+        "outcome is constant",
+        "spread is too small",
+        "an error is too large",
+        "slopes",
+        "intercept",
+        "r2",
+        "variance of the outcome",
+        "place of the penalty",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gate", "rule"),
+    [
+        (Gate(115, None, None, "refuse", None), "min_residual_df"),
+        (Gate(None, 0.02, None, "refuse", None), "max_parameters_ratio"),
+        (Gate(None, None, None, "refuse", 0.1), "max_r2"),
+        (Gate(115, 0.02, None, "refuse", 0.1), "min_residual_df"),
+    ],
+)
+def test_a_rule_on_the_model_that_fails_is_all_that_is_learnt(gate: Gate, rule: str) -> None:
+    x, y = data()
+    lasso = prepared(x, y, Model(0.1), gate=gate)
+    with pytest.raises(Refused) as refusal:
+        asyncio.run(lasso.fit(lambda _: None))
+    assert refusal.value.rule == rule
+    opened = lasso.mpc.runtime.opened
+    assert not {"slopes", "r2", "intercept"} & set(opened) and "a rule on the model fails" in opened
+
+
+@pytest.mark.parametrize(("margin", "refused"), [(0, False), (1, True)])
+def test_the_rules_on_parameters_hold_up_to_the_limit(margin: int, refused: bool) -> None:
+    x, y = data("independent")
+    free = replace(NO_GATE, min_residual_df=len(y) - 9 + margin)  # 8 coefficients and the intercept
+    share = replace(NO_GATE, max_parameters_ratio=(9 - margin) / len(y))
+    for gate in (free, share):
+        if refused:
+            with pytest.raises(Refused):
+                analysed(x, y, Model(0.0), gate=gate)
+        else:
+            assert all(analysed(x, y, Model(0.0), gate=gate).fits[0].coefficients or ())
+
+
+def test_a_path_is_judged_by_its_largest_model() -> None:
+    x, y = data("independent")
+    gate = replace(NO_GATE, max_parameters_ratio=5 / len(y))
+    model = Model(0.0, alphas=grid(x, y, 3, 1e-3), folds=3, rule="1se")
+    with pytest.raises(Refused, match="parameters"):
+        analysed(x, y, model, gate=gate, opened=Open(model="path"))
+
+
+def levels(counts: tuple[int, ...]) -> tuple[Any, Any]:
+    """Indicators of the levels but the first, which have so many records, beside one numeric feature."""
+    level = np.repeat(np.arange(len(counts)), counts)
+    rng = np.random.default_rng(0)
+    x = np.column_stack([(level == k).astype(float) for k in range(1, len(counts))] + [rng.standard_normal(len(level))])
+    return x, x @ np.arange(1.0, x.shape[1] + 1) + rng.standard_normal(len(level))
+
+
+@pytest.mark.parametrize(
+    ("counts", "refused"),
+    [((20, 10, 30), False), ((20, 9, 30), True), ((9, 20, 30), True), ((10, 20, 30), False), ((20, 0, 30), True)],
+)
+def test_each_level_needs_its_records(counts: tuple[int, ...], refused: bool) -> None:
+    x, y = levels(counts)
+    gate = replace(NO_GATE, min_level_count=10)
+    settings: dict[str, Any] = {"gate": gate, "categories": ((0, 1),)}
+    if not refused:
+        assert analysed(x, y, Model(0.01), **settings).fits[0].coefficients
+        return
+    with pytest.raises(Refused) as refusal:
+        analysed(x, y, Model(0.01), **settings)
+    assert refusal.value.rule == "min_level_count"
+
+
+@pytest.mark.parametrize(("count", "refused"), [(10, False), (9, True), (50, False), (51, True)])
+def test_a_numeric_feature_with_two_values_counts_as_a_category(count: int, refused: bool) -> None:
+    x, y = table("independent", 60, 3)
+    x[:, 1] = np.where(np.arange(60) < count, 7.0, -2.0)
+    columns = encode(np.column_stack((x, y)))
+    low, high = (int(v) for v in np.unique(columns.values[:, 1]))
+    gate = replace(NO_GATE, min_level_count=10)
+    settings: dict[str, Any] = {"gate": gate, "two_values": (None, (low, high), None, None)}
+    if refused:
+        with pytest.raises(Refused, match="too few matched records"):
+            analysed(x, y, Model(0.01), **settings)
+    else:
+        assert analysed(x, y, Model(0.01), **settings).fits[0].coefficients
+
+
+def test_a_rare_level_that_may_be_dropped_counts_with_the_reference() -> None:
+    x, y = levels((20, 9, 30))
+    gate = Gate(None, None, 10, "drop", None)
+    found = analysed(x, y, Model(0.01), gate=gate, categories=((0, 1),))
+    assert found.fits[0].coefficients is not None and found.fits[0].coefficients[0] == 0.0
+    rest = np.delete(x, 0, axis=1)
+    expected = reference(rest, y, Model(0.01))
+    assert found.fits[0].coefficients[1:] == pytest.approx(expected.coefficients, abs=1e-8)
+
+
+def test_a_column_of_a_refusal_is_named_only_if_agreed() -> None:
+    x, y = table("independent", 100, 3)
+    x[:, 1] *= 1e-12
+    far = np.vstack((np.column_stack((x, y)), np.full(4, 30.0)))
+    columns = encode(far)
+    for agreed in (False, True):
+        lasso = prepared(x, y, Model(0.1), opened=Open(refused_column=agreed), names=("a", "b", "c", "y"))
+        z = np.concatenate((np.ones((100, 1), dtype=object), columns.values[:100]), axis=1)
+        lasso.gram = GramShare(100, FIELD_127, FIELD_127.from_ints(z.T @ z)[np.newaxis])
+        with pytest.raises(Refused) as refusal:
+            asyncio.run(lasso.fit(lambda _: None))
+        assert ("(it is b)" in str(refusal.value)) is agreed
+
+
+@pytest.mark.parametrize("kind", ["sums", "duplicates", "dummies", "pairs"])
+def test_singular_features_on_a_path_converge(kind: str) -> None:
+    x, y = table(kind, 150, 10)
+    alphas = grid(x, y, 10, 1e-4)
+    model = Model(0.0, alphas=alphas, folds=3, rule="min")
+    found = analysed(x, y, model, opened=Open(model="path", cv_curve=True))
+    for alpha, fit in zip(alphas, found.fits, strict=True):
+        assert fit.r2 == pytest.approx(reference(x, y, Model(alpha)).r2, abs=1e-8)
+    mean, _ = curve(x, y, model, alphas)
+    assert found.cross_validated is not None
+    assert found.cross_validated.mean == pytest.approx(mean, rel=1e-4 if kind != "pairs" else 1e-6)
+
+
+def test_a_feature_that_does_not_vary_outside_one_fold_does_no_harm() -> None:
+    x, y = table("independent", 60, 4)
+    x[:, 1] = 0
+    x[0::3, 1] = np.linspace(-1, 1, 20)
+    model = Model(0.0, alphas=(0.5, 0.05), folds=3, rule="min")
+    found = analysed(x, y, model, opened=Open(cv_curve=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mean, _ = curve(x, y, model, model.alphas)
+    assert found.cross_validated is not None and found.cross_validated.mean == pytest.approx(mean, rel=1e-6)
+
+
+def test_a_fold_that_is_nothing_like_the_rest_is_refused() -> None:
+    x, y = table("independent", 60, 3)
+    x[:, 1] = np.random.default_rng(1).standard_normal(60) * 1e-3
+    x[0, 1] = 1.0
+    with pytest.raises(Refused) as refusal:
+        analysed(x, y, Model(0.0, alphas=(0.5, 0.05), folds=3, rule="min"))
+    assert refusal.value.rule == "spread"
