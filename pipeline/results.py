@@ -367,7 +367,7 @@ def _model_words(settings: Mapping[str, Any]) -> str:
     several = len(settings.get("alphas", ())) or settings.get("n_alphas", 0)
     if settings["kind"] == "ols":
         return "ols"
-    chosen = f", the choice of {settings['rule']} out of {several}," if several else ""
+    chosen = f" ({settings['rule']} out of {several})" if several else ""
     return f"{settings['kind']} with alpha {settings['alpha']:.6g}{chosen}"
 
 
