@@ -33,7 +33,7 @@ from pipeline.results import (
 REPORT_FILE = "report.html"
 OUTPUT_FILES = (RESULT_FILE, COEFFICIENTS_FILE, PATH_FILE, REPORT_FILE)
 DIGITS = 5  # significant ones in a table
-DOTS = 60  # a plot of coefficients shows so many
+DOTS = 40  # a plot of coefficients shows so many
 MISSING = "–"
 INTERCEPT = "(intercept)"
 BREAKS, BREAK = re.compile(r"([._=/])"), r"\1<wbr>"

@@ -95,8 +95,10 @@ summary { cursor: pointer; }
   body { font-size: 10.5pt; }
   main { max-width: none; padding: 0; }
   .box { overflow: visible; }
+  .plot { max-height: 20cm; }
+  th:first-child { position: static; background: none; }
   h2, h3, figcaption { break-after: avoid; }
-  tr, .plot { break-inside: avoid; }
+  tr, figure, figcaption, .plot { break-inside: avoid; }
   thead { display: table-header-group; }
 }
 """
