@@ -27,7 +27,8 @@ from pipeline.errors import PipelineError
 from pipeline.join_process import FailureReport, JoinResult
 from pipeline.messages import MAX_ROWS
 from pipeline.progress import Reporter
-from pipeline.results import OpenedModel, OwnRows, result_document, write_result
+from pipeline.report import write_outputs
+from pipeline.results import OpenedModel, OwnRows, result_document
 
 if TYPE_CHECKING:
     from pipeline.problem import Problem
@@ -81,7 +82,7 @@ def _fit_and_write(
 ) -> dict[str, Any]:
     started = time.monotonic()
     show.step("lasso on the shares")
-    fit, rounds = asyncio.run(_fit(agreement, party_id, node, joined, show))
+    fit, rounds, opened = asyncio.run(_fit(agreement, party_id, node, joined, show))
     seconds = dict(joined.seconds) | {"lasso": time.monotonic() - started}
     own_rows = OwnRows(joined.read, joined.dropped) if joined.offsets is not None else None
     model = None
@@ -98,8 +99,9 @@ def _fit_and_write(
         seconds=seconds,
         model=model,
         own_rows=own_rows,
+        opened=opened,
     )
-    path = write_result(local.output, document)
+    path = write_outputs(local.output, document)
     show.note(f"Result written to {path}")
     show.step("waiting for the others to finish")
     try:
@@ -110,8 +112,10 @@ def _fit_and_write(
     return document
 
 
-async def _fit(agreement: Agreement, party_id: int, node: Node, joined: JoinResult, show: Reporter) -> tuple[Fit, int]:
-    """Step 8; the model and the number of rounds."""
+async def _fit(
+    agreement: Agreement, party_id: int, node: Node, joined: JoinResult, show: Reporter
+) -> tuple[Fit, int, list[str]]:
+    """Step 8; the model, the number of rounds and the names of what was opened."""
     from pipeline import secure_analysis
     from pipeline.mpc_runtime import make_runtime
 
@@ -129,7 +133,7 @@ async def _fit(agreement: Agreement, party_id: int, node: Node, joined: JoinResu
     fit = await runtime.supervise(
         secure_analysis.fit(runtime, joined.gram, problem, lambda iteration: show.advance(iteration, limit))
     )
-    return fit, runtime.rounds
+    return fit, runtime.rounds, runtime.opened
 
 
 def _problem(agreement: Agreement, joined: JoinResult) -> Problem:
