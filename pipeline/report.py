@@ -278,7 +278,7 @@ def _cross_validation(document: Document) -> str:
             rows.append(_Row(text, [cv[key]]))
     body = []
     mean, alphas = cv.get("mean", []), cv.get("alphas", [])
-    half = [sd / math.sqrt(cv["folds"]) for sd in cv.get("sd", [])]
+    half = cv.get("sd", [])
     if mean and len(set(alphas)) > 1:
         about = (
             f"Mean squared error on records held out, over {len(alphas)} penalties, with bars of one standard error."

@@ -44,8 +44,8 @@ class CrossValidation:
     """Parts that were not opened are empty, or None.
 
     alphas : the largest first.
-    mean, sd : of the folds' mean squared errors, for each penalty; sd has the divisor folds − 1, so sd/√folds is
-        the standard error of the mean.
+    mean, sd : of the folds' mean squared errors, for each penalty: their mean, weighted by the sizes of the folds, and
+        its standard error.
     alpha_1se : the largest penalty whose error is within one standard error of that of `alpha_min`.
     r2 : 1 − error/variance of the outcome, of the chosen penalty.
     """
@@ -139,7 +139,7 @@ def result_document(
     """The content of `result.json`; the third party has no `model` and no `own_rows`, and so no part that is opened.
 
     rounds : of communication in step 8, one after another.
-    hiding_bits : of all numbers opened under masks in step 8 together, see `secure_lasso.Fit`.
+    hiding_bits : of all numbers opened under masks in step 8 together, see `secure_analysis.Fit`.
     sent_bytes : by this party to both others in all steps.
     opened : names out of `mpc_runtime.OPENED`, in order.
     notes : sentences for the reader of the result.
