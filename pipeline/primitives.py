@@ -24,41 +24,39 @@ docs/protocol.md has the argument why each opening tells nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from numpy.typing import NDArray
 
 from pipeline.bounds import FRACTIONAL_BITS, RANGE_BITS
 from pipeline.errors import LocalProtocolError
 from pipeline.field import PrimeField
-from pipeline.mpc_runtime import ALL, PARTIES, Runtime, Shares
-from pipeline.residues import (
-    LIMB_BITS,
-    Limbs,
-    Residues,
-    concatenate,
-    element_bytes,
-    from_digits,
-    limbs_of,
+from pipeline.masks import (
+    OUTSIDE,
+    PAIRS,
+    RECOMBINE,
+    REST_BYTES,
+    SMALL_PRIME,
+    Masking,
+    Pair,
+    Tape,
+    bit,
+    bit_shares,
+    blinded,
+    compare_mask,
+    compare_open,
+    found,
+    masked,
+    unmasked,
 )
+from pipeline.mpc_runtime import ALL, PARTIES, Runtime, Shares
+from pipeline.residues import LIMB_BITS, Bytes, Residues, concatenate, element_bytes, limbs_of
 
-Pair: TypeAlias = tuple[int, int]
-
-PAIRS = ((0, 1), (0, 2), (1, 2))
-OUTSIDE: Mapping[Pair, int] = {(0, 1): 3, (0, 2): 2, (1, 2): 1}  # x of the party outside
-RECOMBINE = (3, -3, 1)  # f(0) = 3 f(1) - 3 f(2) + f(3) for polynomials of degree 2
 HOLDERS, HELPER = (0, 1), 2  # roles in a comparison
-SMALL_PRIME = 251  # of the bitwise comparison: above the number of bits, an element fits a byte
-PIECE = 4096  # elements
 ROUNDING = 3  # units that the unknown parts of a truncation add on average
-
-Bytes: TypeAlias = NDArray[np.uint8]
 
 
 @dataclass
@@ -119,21 +117,8 @@ class Arithmetic:
 
     async def reduce(self, x: Shares) -> Shares:
         """Bring a product (degree 2) to degree 1. One round; opens x under a uniform mask."""
-        flat = x.ravel()
-        tapes = [(self._weight(pair), self._tape("reduce", pair)) for pair in self._pairs]
-        masks, masked = [], []
-        for piece in _pieces(flat.size):
-            mask = Residues.zeros(self.field, 1)
-            total = part = flat[piece]
-            for weight, tape in tapes:
-                drawn = tape.elements(2, part.size)
-                mask = mask + drawn[0] * weight
-                total = total + (drawn[0] + drawn[1] * self._x) * weight
-            masks.append(mask)
-            masked.append(total)
-        opened = await self._open("reduce", masked)
-        parts = [(total - mask).carried() for total, mask in zip(opened, masks, strict=True)]
-        return concatenate(parts).reshape(*x.shape)
+        how = Masking(self.field, self.field, self._x, None)
+        return await self._through_masks("reduce", x, how)
 
     async def truncate(self, x: Shares, shift: int, bits: int) -> Shares:
         """Return x / 2^shift, wrong by less than 4 and by 0 on average, at degree 1, for degree 1 or 2. One round."""
@@ -155,29 +140,18 @@ class Arithmetic:
         self._require_room(bits)
         if bits + self.statistical_bits + RANGE_BITS - shift >= LIMB_BITS * limbs_of(target.field):
             raise LocalProtocolError("a truncated number does not fit the field")
-        flat = x.ravel()
-        size, offset = bits + self.statistical_bits, (1 << bits - 1) + (1 << shift - 1 if shift else 0)
-        tapes = [(pair, self._weight(pair), self._tape("truncate", pair)) for pair in self._pairs]
-        masked, floors = [], []
-        for piece in _pieces(flat.size):
-            part = flat[piece]
-            total, floor = part + offset, Residues.zeros(target.field, 1)
-            for pair, weight, tape in tapes:
-                mask, digits, rests = tape.integers(part.size, size)
-                total = total + (mask + tape.elements(part.size) * self._x) * weight
-                taken = _shifted(digits, shift, target.field)
-                if not shift:
-                    taken = taken + _fractions(target.field, OUTSIDE[pair])[rests]
-                floor = floor + taken * weight
-            masked.append(total)
-            floors.append(floor + ((1 << bits - 1 >> shift) + (ROUNDING if shift else 0)))
-        opened = await self._open("truncate", masked)
-        self.opened.masked += flat.size
-        parts = [
-            _shifted(total.canonical(), shift, target.field) - floor
-            for total, floor in zip(opened, floors, strict=True)
-        ]
-        return concatenate(parts).reshape(*x.shape)
+        half = 1 << bits - 1
+        how = Masking(
+            self.field,
+            target.field,
+            self._x,
+            bits + self.statistical_bits,
+            offset=half + (1 << shift - 1 if shift else 0),
+            shift=shift,
+            surplus=(half >> shift) + (ROUNDING if shift else 0),
+        )
+        self.opened.masked += x.size
+        return await self._through_masks("truncate", x, how)
 
     async def lift(self, values: Shares, target: Arithmetic) -> Shares:
         """Turn shares modulo p into shares of the same numbers in `target`, for any below p / 2. Five rounds.
@@ -217,7 +191,7 @@ class Arithmetic:
             factor = factor + drawn[0] * self._weight(pair)
             zero = zero + drawn[1] * (self._weight(pair) * self._x)
         self.runtime.note_opening(name, ALL)
-        return not (await self._open("is zero", [x.reshape(1) * factor + zero]))[0].canonical().any()
+        return not (await self._open("is zero", x.reshape(1) * factor + zero)).canonical().any()
 
     def noise(self, count: int, bits: int, purpose: str) -> Shares:
         """Shares of numbers around 0 of whose three parts each is uniform in a range of at least 2^bits: added
@@ -238,79 +212,28 @@ class Arithmetic:
         """What a number drawn by the pair is multiplied by to be this party's share of OUTSIDE times the number."""
         return OUTSIDE[pair] - int(self._x)
 
-    async def _open(self, operation: str, pieces: Sequence[Shares]) -> list[Shares]:
-        """Open flat sharings of degree 2 to all parties; what they do not hide, they tell."""
-        payload = b"".join([piece.to_bytes() for piece in pieces])
-        arrived = await self.runtime.exchange(
+    async def _through_masks(self, operation: str, x: Shares, how: Masking) -> Shares:
+        """Open shares of degree 1 or 2 under masks; what is left of them, of degree 1."""
+        own = masked(x.ravel(), how, [self._tape(operation, pair) for pair in self._pairs])
+        return unmasked(own, how, await self._send_all(operation, own.payload)).reshape(*x.shape)
+
+    async def _open(self, operation: str, x: Shares) -> Shares:
+        """Open a flat sharing of degree 2 to all parties; what it does not hide, it tells."""
+        arrived = await self._send_all(operation, x.to_bytes())
+        total = x * RECOMBINE[self._me]
+        for peer, data in arrived.items():
+            total = total + Residues.received(self.field, data, x.shape) * RECOMBINE[peer]
+        return total
+
+    async def _send_all(self, operation: str, payload: bytes) -> dict[int, bytes]:
+        """One round in which all send as much to both others."""
+        return await self.runtime.exchange(
             operation, dict.fromkeys(self._peers, payload), dict.fromkeys(self._peers, len(payload))
         )
-        opened, done = [], 0
-        for piece in pieces:
-            width = piece.size * element_bytes(self.field)
-            both = b"".join([arrived[peer][done : done + width] for peer in self._peers])
-            theirs = Residues.received(self.field, both, (2, piece.size))
-            first, second = (theirs[i] * RECOMBINE[peer] for i, peer in enumerate(self._peers))
-            opened.append(piece * RECOMBINE[self._me] + first + second)
-            done += width
-        return opened
 
     def _tape(self, operation: str, pair: Pair) -> Tape:
         """What only the pair knows, for one operation in the coming round."""
         return Tape(self.field, pair, self.runtime.key_of(operation, self.field.name, pair))
-
-
-class Tape:
-    """Pseudorandom numbers that one pair of parties knows, drawn one after another in the same order by both.
-
-    AES-256 in counter mode; the key serves one operation in one round.
-    """
-
-    def __init__(self, field: PrimeField, pair: Pair, key: bytes) -> None:
-        self._field = field
-        self._outside = OUTSIDE[pair]
-        self._encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
-
-    def _bytes(self, size: int) -> Bytes:
-        return np.frombuffer(self._encryptor.update(bytes(size)), np.uint8)
-
-    def bits(self, count: int, size: int) -> Shares:
-        """Numbers uniform below 2^size."""
-        width = -(-size // 8)
-        rows = np.frombuffer(bytearray(self._bytes(count * width)), np.uint8).reshape(count, width)
-        rows[:, -1] &= 0xFF >> 8 * width - size
-        return Residues.of_bytes(self._field, rows)
-
-    def elements(self, *shape: int) -> Shares:
-        """Uniform field elements, up to a distance below 2^-120: the primes are that close to a power of two."""
-        return self.bits(math.prod(shape), self._field.bits).reshape(*shape)
-
-    def integers(self, count: int, bits: int) -> tuple[Shares, Limbs, NDArray[np.intp]]:
-        """Numbers uniform in a range of at least 2^bits, as multiples of OUTSIDE = o: return them divided by o in the
-        field, to be weighted; the digits of their quotients by o, which differ from that by less than 1; their rests.
-
-        A number is o r' + g with g below o. The range of r' is halved where o > 1.
-        """
-        outside = self._outside
-        quotients = self.bits(count, bits if outside == 1 else bits - 1)
-        if outside == 1:
-            return quotients, quotients.limbs, np.zeros(count, np.intp)
-        rests = self.below(outside, count)
-        return quotients + _fractions(self._field, outside)[rests], quotients.limbs, rests
-
-    def below(self, bound: int, count: int) -> NDArray[np.intp]:
-        """Integers below a small `bound`, uniform up to bound / 2^128."""
-        words = self._bytes(16 * count).view("<u8").reshape(count, 2)
-        by = np.uint64(bound)
-        high = words[:, 0] % by * np.uint64(2**64 % bound)
-        return ((high + words[:, 1] % by) % by).astype(np.intp)
-
-    def small(self, bound: int, *shape: int) -> NDArray[np.int32]:
-        """Uniform integers below `bound` <= 256, by rejection; enough bytes are drawn but with probability 2^-80."""
-        count = math.prod(shape)
-        drawn = self._bytes(count + count // 8 + 256)
-        if 256 % bound:
-            drawn = drawn[drawn < 256 // bound * bound]
-        return (drawn[:count] % np.uint8(bound)).reshape(shape).astype(np.int32)
 
 
 class Comparison:
@@ -373,92 +296,69 @@ class Comparison:
     # The three roles
 
     async def _hold(self, x: Shares, uniform: bool) -> None:
-        mpc, first = self._mpc, self._me == HOLDERS[0]
+        mpc, first, count = self._mpc, self._me == HOLDERS[0], self._count
         tape = mpc._tape("compare", HOLDERS)
         if uniform:
-            r = tape.elements(self._count).canonical()
-            offset, top = 0, np.zeros(self._count, np.int32)
-            low = _bits(r, self._bits)
+            r, size = tape.elements(count).to_bytes(), mpc.field.bits
+            offset, low, top = 0, self._bits, bytes(count)
         else:
-            r = tape.bits(self._count, self._bits + mpc.statistical_bits).limbs
-            bits = _bits(r, self._bits)
-            offset, top, low = 1 << self._bits - 1, bits[:, 0], bits[:, 1:]
-        coin = tape.small(2, self._count, 1)
-        self.holders_bit = self._known_to_holders(top ^ coin[:, 0])
-        blind = tape.elements(self._count)
-        mask = from_digits(mpc.field, r) + offset
-        own = x * RECOMBINE[self._me] + (mask + blind if first else -blind)
-        await mpc.runtime.exchange("compare", {HELPER: own.to_bytes()}, {})
-        shares = await self._shares_of_bits(low.shape)
-        await mpc.runtime.exchange("compare found", {HELPER: self._blinded(shares, low, coin, first)}, {})
+            size = self._bits + mpc.statistical_bits
+            r = tape.raw(count * (-(-size // 8)))
+            offset, low = 1 << self._bits - 1, self._bits - 1
+            top = bit(r, count, low)
+        coins = tape.small(2, count)
+        self.holders_bit = self._known_to_holders(np.frombuffer(top, np.uint8) ^ np.frombuffer(coins, np.uint8))
+        blinds = tape.raw(count * element_bytes(mpc.field))
+        message = compare_mask(x, RECOMBINE[self._me], r, size, offset, blinds, first=first)
+        await mpc.runtime.exchange("compare", {HELPER: message}, {})
+        shares = await self._shares_of_bits(count * low)
+        tape = mpc._tape("compare found", HOLDERS)
+        factors, zeros = (tape.small(bound, count * (low + 1)) for bound in (SMALL_PRIME - 1, SMALL_PRIME))
+        places = tape.raw(count * REST_BYTES)
+        message = blinded(shares, r, count, low, coins, factors, zeros, places, first=first)
+        await mpc.runtime.exchange("compare found", {HELPER: message}, {})
         dealt = 2 if uniform else 1
         self._take(await self._receive_dealt(dealt))
         if uniform:
             inverse = pow(OUTSIDE[HOLDERS], -1, self._target.field.p)
-            r_shares = _shifted(r, 0, self._target.field) * self._target._weight(HOLDERS) * inverse
-            self.difference = self.difference - r_shares
+            self.difference = self.difference - self._lifted(r) * self._target._weight(HOLDERS) * inverse
 
     async def _help(self, x: Shares, uniform: bool) -> None:
-        mpc, runtime = self._mpc, self._mpc.runtime
-        size = self._count * element_bytes(mpc.field)
-        arrived = await runtime.exchange("compare", {}, dict.fromkeys(HOLDERS, size))
-        theirs = Residues.received(mpc.field, b"".join(arrived[i] for i in HOLDERS), (2, self._count))
-        c = (theirs[0] + theirs[1] + x * RECOMBINE[HELPER]).canonical()
-        bits = _bits(c, self._bits)
-        top, low = (0, bits) if uniform else (bits[:, 0], bits[:, 1:])
-        pad = mpc._tape("compare bits", (HOLDERS[0], HELPER)).small(SMALL_PRIME, *low.shape)
-        await runtime.exchange("compare bits", {HOLDERS[1]: _small_bytes(low - pad)}, {})
-        columns = low.shape[1] + 1
-        arrived = await runtime.exchange("compare found", {}, dict.fromkeys(HOLDERS, self._count * columns))
-        parts = [np.frombuffer(data, np.uint8).reshape(self._count, columns) for data in arrived.values()]
-        # The sum of two bytes is 0 modulo the prime if and only if it is 0 or the prime.
-        sums = parts[0].astype(np.int16) + parts[1]
-        bit = top ^ ((sums == 0) | (sums == SMALL_PRIME)).any(axis=1)
-        numbers = Residues.zeros(self._target.field, self._count) + bit.astype(np.int32)
+        mpc, runtime, count = self._mpc, self._mpc.runtime, self._count
+        arrived = await runtime.exchange("compare", {}, dict.fromkeys(HOLDERS, count * element_bytes(mpc.field)))
+        c = compare_open(x, RECOMBINE[HELPER], arrived[0], arrived[1])
+        low = self._bits if uniform else self._bits - 1
+        pad = mpc._tape("compare bits", (HOLDERS[0], HELPER)).small(SMALL_PRIME, count * low)
+        await runtime.exchange("compare bits", {HOLDERS[1]: bit_shares(c, count, low, pad)}, {})
+        arrived = await runtime.exchange("compare found", {}, dict.fromkeys(HOLDERS, count * (low + 1)))
+        bits = np.frombuffer(found(arrived[0], arrived[1], count, low + 1), np.uint8)
+        if not uniform:
+            bits = bits ^ np.frombuffer(bit(c, count, low), np.uint8)
+        numbers = Residues.zeros(self._target.field, count) + bits
         if uniform:
-            numbers = concatenate([numbers, _shifted(c, 0, self._target.field)])
+            numbers = concatenate([numbers, self._lifted(c)])
         self._take(await self._deal(numbers))
+
+    def _lifted(self, elements: bytes) -> Shares:
+        """The same numbers in the target's field, which must hold them."""
+        width = element_bytes(self._mpc.field)
+        return Residues.of_bytes(self._target.field, np.frombuffer(elements, np.uint8).reshape(-1, width))
 
     def _take(self, dealt: Shares) -> None:
         self.helper_bit = dealt[: self._count]
         if len(dealt) > self._count:
             self.difference = dealt[self._count :]
 
-    async def _shares_of_bits(self, shape: tuple[int, ...]) -> NDArray[np.int32]:
+    async def _shares_of_bits(self, size: int) -> bytes:
         """A holder's shares, modulo the small prime, of the bits of c_low, highest first."""
         mpc = self._mpc
         if self._me == HOLDERS[0]:
-            pad = mpc._tape("compare bits", (HOLDERS[0], HELPER)).small(SMALL_PRIME, *shape)
+            pad = mpc._tape("compare bits", (HOLDERS[0], HELPER)).small(SMALL_PRIME, size)
             await mpc.runtime.exchange("compare bits", {}, {})
             return pad
-        arrived = await mpc.runtime.exchange("compare bits", {}, {HELPER: shape[0] * shape[1]})
-        return np.frombuffer(arrived[HELPER], np.uint8).reshape(shape).astype(np.int32)
+        return (await mpc.runtime.exchange("compare bits", {}, {HELPER: size}))[HELPER]
 
-    def _blinded(self, shares: NDArray[np.int32], r: NDArray[np.int32], coin: NDArray[np.int32], first: bool) -> bytes:
-        """Shares of numbers one of which is 0 where c_low < r_low (coin 0) or r_low <= c_low (coin 1)."""
-        tape = self._mpc._tape("compare found", HOLDERS)
-        one = int(first)  # a constant enters through one of the two shares
-        sign = 1 - 2 * r
-        differs = sign * shares
-        if first:
-            differs += r
-        above = np.cumsum(differs, axis=1, dtype=np.int32)
-        numbers = np.empty((self._count, r.shape[1] + 1), np.int32)
-        numbers[:, -1] = np.where(coin[:, 0] == 1, above[:, -1], one)
-        above -= differs  # number of higher positions in which c and r differ
-        numbers[:, :-1] = (shares - r if first else shares) * (1 - 2 * coin) + above + one
-        factors = tape.small(SMALL_PRIME - 1, *numbers.shape)
-        factors += 1
-        numbers *= factors
-        zero = tape.small(SMALL_PRIME, *numbers.shape)
-        numbers += zero if first else -zero
-        size = numbers.shape[1]
-        order = np.arange(size) + tape.below(size, self._count)[:, None]  # rotated by a uniform amount
-        order -= size * (order >= size)
-        order += size * np.arange(self._count)[:, None]
-        return _small_bytes(np.take(numbers.ravel(), order))
-
-    def _known_to_holders(self, bits: NDArray[np.int32]) -> Shares:
+    def _known_to_holders(self, bits: Bytes) -> Shares:
         """Shares of bits both holders know: they lie on bit * (1 - x/3)."""
         target = self._target
         factor = target._weight(HOLDERS) * pow(OUTSIDE[HOLDERS], -1, target.field.p)
@@ -488,17 +388,6 @@ def fixed(x: float | Fraction, bits: int = FRACTIONAL_BITS) -> int:
     return round(Fraction(x) * (1 << bits))
 
 
-@cache
-def _fractions(field: PrimeField, divisor: int) -> Shares:
-    """0 / divisor, 1 / divisor, ... in the field."""
-    return Residues.of_integers(field, [g * pow(divisor, -1, field.p) for g in range(divisor)])
-
-
-def _pieces(count: int) -> list[slice]:
-    """Parts of a flat array that stay in the cache while they are worked on."""
-    return [slice(first, min(first + PIECE, count)) for first in range(0, count, PIECE)] or [slice(0, 0)]
-
-
 def symmetric(entries: Shares, upper: Any, size: int, diagonal: Shares | None = None) -> Shares:
     """The symmetric matrices whose upper triangles, in the last axis, are these entries."""
     limbs = np.zeros((*entries.limbs.shape[:-1], size, size), np.int64)
@@ -511,31 +400,3 @@ def symmetric(entries: Shares, upper: Any, size: int, diagonal: Shares | None = 
         limbs[..., places, places] = diagonal.broadcast(*entries.shape[:-1], size).limbs
         bound = max(bound, diagonal.bound)
     return Residues(entries.field, limbs, bound)
-
-
-def _shifted(digits: Limbs, shift: int, field: PrimeField) -> Shares:
-    """floor(x / 2^shift) of numbers given by digits, in `field`, whose limbs must hold it."""
-    place, bits = divmod(shift, LIMB_BITS)
-    digits = digits[place:]
-    if bits:
-        above = np.zeros_like(digits)
-        above[:-1] = digits[1:] << LIMB_BITS - bits & (1 << LIMB_BITS) - 1
-        digits = (digits >> bits) + above
-    count = limbs_of(field)
-    limbs = np.zeros((count, *digits.shape[1:]), np.int64)
-    kept = digits[:count]
-    limbs[: len(kept)] = kept
-    return from_digits(field, limbs)
-
-
-def _bits(digits: Limbs, count: int) -> NDArray[np.int32]:
-    """The lowest `count` bits of numbers given by their digits, highest first; shape (n, count)."""
-    words = np.ascontiguousarray(digits.T, "<u4").view(np.uint8).reshape(digits.shape[1], -1, 4)
-    rows = np.ascontiguousarray(words[..., :3]).reshape(digits.shape[1], -1)
-    bits = np.unpackbits(rows, axis=1, bitorder="little", count=count)
-    return bits[:, ::-1].astype(np.int32)
-
-
-def _small_bytes(values: NDArray[np.int32]) -> bytes:
-    """Elements modulo the small prime, a byte each."""
-    return (values % SMALL_PRIME).astype(np.uint8).tobytes()

@@ -9,6 +9,9 @@ an array has says how it came about: what is sent is the canonical form.
 
 `bound` limits the absolute value of every limb. It follows from shapes and
 public numbers alone, and so does every step that is taken.
+
+Where `kernels.py` has compiled functions, they do what takes more than one
+operation of NumPy, and return canonical limbs. The numbers are the same.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from pipeline import kernels
 from pipeline.errors import LocalProtocolError, RemoteProtocolError
 from pipeline.field import PrimeField
 from pipeline.messages import Words
@@ -37,6 +41,7 @@ PAIRABLE = 1 << 32  # a bound below which two limbs fit one integer, with room t
 LIMB_MASK = (1 << LIMB_BITS) - 1
 PAIR_MASK = (1 << 2 * LIMB_BITS) - 1
 MATRIX_PIECE = 4096  # entries of products of matrices worked on at a time: the temporaries stay in the cache
+NO_ELEMENT = "a peer sent a share that is no field element"
 SMALL = 256  # entries up to which one large product of limbs is faster than many small ones
 
 Limbs = NDArray[np.int64]
@@ -70,11 +75,19 @@ class Residues:
         return cls.of_bytes(field, rows).reshape(*numbers.shape)
 
     @classmethod
-    def of_bytes(cls, field: PrimeField, rows: Bytes) -> Residues:
-        """Little-endian numbers, shape (..., width); at most as wide as the limbs, of any value."""
+    def of_bytes(cls, field: PrimeField, rows: Bytes, size: int | None = None) -> Residues:
+        """Little-endian numbers, shape (..., width); at most as wide as the limbs, of any value.
+
+        size : bits that are kept, at least one of the last byte; all by default.
+        """
         count = limbs_of(field)
         *shape, width = rows.shape
+        size = 8 * width if size is None else size
         numbers = rows.size // width
+        if compiled := kernels.of(field):
+            data = np.ascontiguousarray(rows)
+            limbs = compiled.of_bytes(field.bits, field.c, data, numbers, width, size)
+            return cls(field, limbs.reshape(count, *shape), LIMB_MASK)
         flat = np.zeros(rows.size + 4, np.uint8)
         flat[: rows.size] = rows.ravel()
         # Four bytes from each third one on; of what is beyond 24 bits, or beyond the number, nothing is kept.
@@ -82,7 +95,7 @@ class Residues:
         kept = -(-width // LIMB_BYTES)
         limbs[:kept] = np.ndarray((kept, numbers), "<u4", flat, 0, (LIMB_BYTES, width))
         limbs &= LIMB_MASK
-        limbs[kept - 1] &= (1 << 8 * (width - LIMB_BYTES * (kept - 1))) - 1
+        limbs[kept - 1] &= (1 << size - LIMB_BITS * (kept - 1)) - 1
         return cls(field, limbs.reshape(count, *shape), LIMB_MASK)
 
     @classmethod
@@ -96,10 +109,15 @@ class Residues:
         width = element_bytes(field)
         if len(data) != width * math.prod(shape):
             raise RemoteProtocolError("a peer sent shares of the wrong length")
+        if compiled := kernels.of(field):
+            limbs = compiled.received(field.bits, field.c, data, math.prod(shape))
+            if limbs is None:
+                raise RemoteProtocolError(NO_ELEMENT)
+            return cls(field, limbs.reshape(len(limbs), *shape), LIMB_MASK)
         x = cls.of_bytes(field, np.frombuffer(data, np.uint8).reshape(*shape, width))
         pairs = _paired(x.limbs)
         if _quotient(pairs, field.bits - 2 * LIMB_BITS * (len(pairs) - 1), field.c).any():
-            raise RemoteProtocolError("a peer sent a share that is no field element")
+            raise RemoteProtocolError(NO_ELEMENT)
         return x
 
     @classmethod
@@ -109,6 +127,9 @@ class Residues:
     def canonical(self) -> Limbs:
         """The digits, each below 2^24, of the numbers in [0, p)."""
         field = self.field
+        if compiled := kernels.of(field):
+            carried: Limbs = compiled.carried(field.bits, field.c, self.limbs)
+            return carried
         x = self if self.bound < PAIRABLE else self.carried()
         # Not negative: the numbers are above -bound * 2^(24 (limbs - 1) + 1).
         multiple = (1 << max(0, x.bound.bit_length() + 2 - top_bits(field))) + 1
@@ -129,11 +150,14 @@ class Residues:
 
     def to_bytes(self) -> bytes:
         """The elements in row order, `element_bytes` little-endian bytes each."""
-        return self.byte_rows().tobytes()
+        if compiled := kernels.of(self.field):
+            data: bytes = compiled.to_bytes(self.field.bits, self.field.c, self.limbs)
+            return data
+        return _byte_rows(self.canonical(), element_bytes(self.field)).tobytes()
 
     def byte_rows(self) -> Bytes:
         """The canonical numbers as bytes, shape (*shape, element_bytes)."""
-        return _byte_rows(self.canonical(), element_bytes(self.field))
+        return np.frombuffer(self.to_bytes(), np.uint8).reshape(*self.shape, element_bytes(self.field))
 
     def integers(self, *, signed: bool = False) -> Any:
         """Python integers in [0, p), or in (-p/2, p/2); an object array, for small ones."""
@@ -225,6 +249,8 @@ class Residues:
             x = self if abs(other) * self.bound < LIMIT else self.carried()
             return Residues(self.field, x.limbs * other, max(1, abs(other)) * x.bound)
         a, b = self, self._like(other)
+        if compiled := kernels.of(self.field):
+            return self._canonical(compiled.multiply(self.field.bits, self.field.c, a.limbs, b.limbs))
         count = len(a.limbs)
         if count * a.bound * b.bound >= LIMIT:
             a, b = a.carried(), b.carried()
@@ -268,6 +294,8 @@ class Residues:
         integers, and their sums below 2^53, so it is exact in any order.
         """
         a, b = self, self._like(other)
+        if compiled := kernels.of(self.field):
+            return self._canonical(compiled.matmul(self.field.bits, self.field.c, a.limbs, b.limbs))
         inner = a.shape[-1]
         if inner * a.bound * b.bound >= EXACT:
             a, b = a.carried(), b.carried()
@@ -302,6 +330,8 @@ class Residues:
         """The same numbers with limbs of at most about 2^24."""
         if self.bound <= CARRIED:
             return self
+        if kernels.of(self.field):
+            return self._canonical(self.canonical())
         passes, bound = _passes(self.field, self.bound)
         limbs = self.limbs
         for _ in range(passes):
@@ -310,6 +340,9 @@ class Residues:
 
     def _with(self, limbs: Limbs) -> Residues:
         return Residues(self.field, limbs, self.bound)
+
+    def _canonical(self, digits: Limbs) -> Residues:
+        return Residues(self.field, digits, LIMB_MASK)
 
     def _like(self, other: Any) -> Residues:
         if isinstance(other, Residues):

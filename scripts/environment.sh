@@ -1,5 +1,5 @@
 # Sourced by the scripts beside it: makes .venv in the checkout with what they need.
-# A second call is fast; a change of setup.cfg or of the checkout's place installs again.
+# A second call is fast; a change of what is installed or compiled, or of the checkout's place installs again.
 
 find_python() {
     local candidate
@@ -15,7 +15,7 @@ find_python() {
 
 make_environment() { # name of the extra in setup.cfg
     local extra=$1 stamp=.venv/installed-$1 wanted python
-    wanted="$PWD $(cat setup.cfg pyproject.toml | cksum)"
+    wanted="$PWD $(cat setup.cfg setup.py pyproject.toml pipeline/_kernels.c | cksum)"
     if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         return
     fi

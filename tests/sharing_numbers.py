@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.field import FIELD_254, PrimeField
-from pipeline.primitives import RECOMBINE
+from pipeline.masks import RECOMBINE
 from pipeline.residues import Residues
 
 

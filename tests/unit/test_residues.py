@@ -150,7 +150,7 @@ def test_what_is_sent_is_the_same_whatever_the_form(field: PrimeField) -> None:
     """Otherwise the bytes would tell how a number came about."""
     numbers = np.array(extremes(field) + elements(field, 20).tolist(), dtype=object)
     sent = [x.to_bytes() for x in forms(field, numbers)]
-    assert len({x.limbs.tobytes() for x in forms(field, numbers)}) > 2
+    assert len({x.limbs.tobytes() for x in forms(field, numbers)}) > 1
     assert set(sent) == {b"".join(int(x).to_bytes(element_bytes(field), "little") for x in numbers)}
 
 
