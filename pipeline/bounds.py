@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.errors import RangeError
-from pipeline.field import FIELD_127, FIELD_254, PrimeField
+from pipeline.field import FIELD_127, FIELD_191, FIELD_254, PrimeField
 from pipeline.schedule import COARSE_RIDGE_BITS, RIDGE_BITS, inversion_steps, schedule
 
 HIDING_BITS = 40  # the distances of all openings of a run sum to at most 2^-40
@@ -75,10 +75,17 @@ def plan(
     held_out = HELD_OUT_BITS + size if groups > 1 else 0
     largest = max(square_bits + held_out + 2, largest_operation(features))
     _require_room(FIELD_254, largest, statistical_bits)
-    inverse_field, inverse_bits = FIELD_127, min(INVERSE_BITS, rough_inverse_bits(FIELD_127, statistical_bits))
-    if inverse_bits < smallest_inverse_bits(features):
-        inverse_field, inverse_bits = FIELD_254, COARSE_BITS
+    inverse_field, inverse_bits = rough_inverses(features, statistical_bits)
     return Plan(FIELD_127, FIELD_254, inverse_field, statistical_bits, inverse_bits, square_bits, offsets)
+
+
+def rough_inverses(features: int, statistical_bits: int) -> tuple[PrimeField, int]:
+    """The smallest field in which matrices are inverted roughly, and with how many fractional bits."""
+    for field, most in ((FIELD_127, INVERSE_BITS), (FIELD_191, COARSE_BITS)):
+        bits = min(most, rough_inverse_bits(field, statistical_bits))
+        if bits >= smallest_inverse_bits(features):
+            return field, bits
+    return FIELD_254, COARSE_BITS
 
 
 def rough_inverse_bits(field: PrimeField, statistical_bits: int) -> int:
@@ -87,13 +94,14 @@ def rough_inverse_bits(field: PrimeField, statistical_bits: int) -> int:
 
 
 def smallest_inverse_bits(features: int) -> int:
-    """The fewest fractional bits with which Newton's iteration for a rough inverse surely converges.
+    """The fewest fractional bits with which Newton's iteration for a rough inverse surely converges, and to what is of
+    use.
 
     A step is wrong by some units in the last place times the largest entries, 2^COARSE_RIDGE_BITS, and the next
     multiplies that by the largest eigenvalue, up to the number of features. Where the product nears 1 the iterates
-    grow without bound, out of the range that masks hide.
+    grow without bound, out of the range that masks hide; where it is not far below 1, refinement is slow.
     """
-    return COARSE_RIDGE_BITS + features.bit_length() + 3
+    return COARSE_RIDGE_BITS + features.bit_length() + 6
 
 
 def offset_bits(fit_intercept: bool) -> int:

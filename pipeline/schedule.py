@@ -14,13 +14,12 @@ LARGEST_COARSE = 100  # 1/rho up to which the iterations need few fractional bit
 
 # 1/rho, one phase after the other: a large rho suits strong penalties, a small one weak penalties on features that
 # are nearly dependent, as features with large means are when there is no intercept. Each solves what the others
-# cannot within reasonable time; the phases of a later round are longer. The first round leaves out those that
-# are seldom of use.
+# cannot within reasonable time; the phases of a later round are longer. Early rounds leave out what is seldom of use.
 INVERSE_RHOS = (3, 30, 300, 3000, 30000)
 INVERSE_RHOS_UNCENTRED = (3, 100, 3000, 100000, 3000000)
 FIRST_PHASE = 15  # iterations
-FIRST_ROUND = 2  # phases
-COARSE_ROUNDS = 2  # whose polishes have a large ridge, with the first values of rho
+SHORT_ROUNDS, SHORT = 2, 2  # so many rounds have so many phases only
+COARSE_ROUNDS = 3  # whose polishes have a large ridge, with the first values of rho
 MANY_REFINEMENTS = 14  # after the first phase, which most studies end with; they are cheaper than a smaller ridge
 STEP_BITS = 3  # fractional bits of the factors of an inversion
 INVERSE_ACCURACY = 2.0**-20  # of the matrix inverses: their effect is taken out by refinement, or small
@@ -59,7 +58,7 @@ def schedule(max_iterations: int, fit_intercept: bool, quick: bool = True) -> It
     done = 0
     values = INVERSE_RHOS if fit_intercept else INVERSE_RHOS_UNCENTRED
     for stretch in itertools.count():
-        for inverse_rho in values[: None if stretch else FIRST_ROUND]:
+        for inverse_rho in values[: SHORT if stretch < SHORT_ROUNDS else None]:
             iterations = min(FIRST_PHASE << stretch, max_iterations - done)
             early = stretch < COARSE_ROUNDS and inverse_rho <= LARGEST_COARSE
             if quick and early:
