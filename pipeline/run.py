@@ -1,5 +1,7 @@
 """A whole run of one party: its own input, the connection, steps 1 to 7 in a process of their own, step 8, the result.
 
+`fit` does step 8 alone, on shares that an earlier run has kept.
+
 The order makes the promises of the exit states true: own input is read and
 checked before anything is sent (2); the agreements are compared before any
 protocol message (3); from then on the first failure of any party ends the run
@@ -16,24 +18,33 @@ import queue
 import sys
 import threading
 import time
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from itertools import compress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline import bounds, config, join_process
+from pipeline import analyses, bounds, config, join_process, kept_shares
+from pipeline.analyses import Statement
 from pipeline.compute import no_core_dump
-from pipeline.config import Agreement, Local
-from pipeline.errors import PipelineError
+from pipeline.config import Agreement, Local, Party
+from pipeline.errors import ConfigError, DataError, OwnInputError, PeerError, PipelineError
+from pipeline.fixed_point import encoded_columns
 from pipeline.join_process import FailureReport, JoinResult
+from pipeline.kept_shares import About, KeptShares, NewShares, UnnamedFile
 from pipeline.messages import MAX_ROWS
 from pipeline.progress import Reporter
 from pipeline.results import OpenedModel, OwnRows, result_document, write_result
 
 if TYPE_CHECKING:
+    from pipeline.mpc_runtime import Runtime
     from pipeline.secure_lasso import Fit, Problem
     from pipeline.transport import Node
 
 FINISH_SECONDS = 60.0  # for the slowest party to come to the end; a dead one is noticed sooner
+TELL_SECONDS = 30.0  # for the others to come, so that they can be told that nothing can be analysed here
 GRACE_SECONDS = 5.0  # between a peer's failure and a hard exit, if something does not let go
 
 SUBGROUP_NOTE = (
@@ -50,6 +61,15 @@ def load(path: Path, party_id: int, local: Path | None) -> tuple[Agreement, Loca
     return agreement, settings
 
 
+class Shares(Protocol):
+    """Shares of the matched table, as new as the join or kept since an earlier one."""
+
+    @property
+    def statement(self) -> Statement: ...
+
+    def count(self, statement: Statement) -> About: ...
+
+
 def run(agreement: Agreement, local: Local, party_id: int, *, wait: float, show: Reporter) -> dict[str, Any]:
     """This party's part of steps 1 to 8; returns the document it wrote.
 
@@ -59,7 +79,9 @@ def run(agreement: Agreement, local: Local, party_id: int, *, wait: float, show:
     show.note(f"Study {agreement.study.name}, agreement {agreement.digest}")
     if agreement.join.keys == "subgroup":
         show.note(SUBGROUP_NOTE)
-    with JoinProcess(agreement, local, party_id, show) as join:
+    with ExitStack() as stack:
+        content = _place_for_shares(agreement, local, stack)
+        join = stack.enter_context(JoinProcess(agreement, local, party_id, show, content))
         # The join process takes a while to start, and so do these modules; so they do it at the same time.
         from pipeline import secure_lasso  # noqa: F401
         from pipeline.transport import Node
@@ -67,20 +89,161 @@ def run(agreement: Agreement, local: Local, party_id: int, *, wait: float, show:
         join.wait_until_ready()
         node = Node(agreement, local, party_id)
         with _Guard(node):
-            node.start()
-            show.step("waiting for the other parties")
-            session = node.connect(wait, lambda names: show.note(f"Waiting for {_list(names)}"))
+            session = _connect(node, wait, show)
             joined = join.play(node, session)
             join.close()
-            return _fit_and_write(agreement, local, party_id, node, joined, show)
+            shares = None
+            if content is not None:
+                shares = NewShares(local.output, content, _about(agreement, party_id, session, joined))
+            return _fit_and_write(agreement, local, party_id, node, joined, show, shares)
+
+
+def fit(agreement: Agreement, local: Local, party_id: int, *, wait: float, show: Reporter) -> dict[str, Any]:
+    """This party's part of step 8 on kept shares; arguments and result as of `run`.
+
+    Where there are no shares that could be analysed, the others are told, so that they do not wait.
+    """
+    no_core_dump()
+    if not agreement.study.keep_shares:
+        raise ConfigError(
+            "the agreement has no `keep_shares = true` in [study], so there is nothing to fit; run the study"
+        )
+    show.note(f"Study {agreement.study.name}, agreement {agreement.digest}")
+    from pipeline.transport import Command, Node
+
+    fault: OwnInputError | None = None
+    try:
+        kept = kept_shares.find(local.output, agreement, party_id)
+        joined = _joined_before(agreement, party_id, kept)
+    except OwnInputError as error:
+        fault = error
+    node = Node(agreement, local, party_id, command=Command.FIT)
+    with _Guard(node):
+        if fault is not None:
+            show.note(f"{fault}. The others are told when they come")
+            with suppress(PeerError):
+                _connect(node, min(wait, TELL_SECONDS), show)
+            raise fault
+        _connect(node, wait, show)
+        return _fit_and_write(agreement, local, party_id, node, joined, show, kept)
+
+
+def forget(agreement: Agreement, output: Path) -> str:
+    """Destroy this party's kept shares of the study; returns a sentence that says what was destroyed."""
+    return kept_shares.destroy(output, agreement.study.name)
+
+
+def _connect(node: Node, wait: float, show: Reporter) -> bytes:
+    node.start()
+    show.step("waiting for the other parties")
+    return node.connect(wait, lambda names: show.note(f"Waiting for {_list(names)}"))
+
+
+# Kept shares
+
+
+def _place_for_shares(agreement: Agreement, local: Local, stack: ExitStack) -> UnnamedFile | None:
+    """Where the join writes shares, if they are to be kept."""
+    if not agreement.study.keep_shares:
+        return None
+    if analyses.is_past(agreement, _today()):
+        raise ConfigError("study.keep_until in the agreement is in the past, so kept shares would be refused at once")
+    kept_shares.refuse_other_study(local.output, agreement.study.name)
+    content = UnnamedFile.inside(local.output)
+    stack.callback(content.close)
+    return content
+
+
+def _about(agreement: Agreement, party_id: int, session: bytes, joined: JoinResult) -> About:
+    assert joined.kept is not None  # noqa: S101 (the join had a file to write to)
+    until = agreement.study.keep_until
+    return About(
+        study=agreement.study.name,
+        revision=agreement.study.revision,
+        party=party_id,
+        join=kept_shares.join_identifier(session).hex(),
+        join_digest=agreement.join_digest,
+        field=joined.gram.field.name,
+        records=joined.gram.records,
+        widths=tuple(party.width for party in agreement.controllers),
+        exponents=joined.exponents,
+        offsets=joined.offsets,
+        two_valued=joined.two_valued,
+        read=joined.read,
+        dropped=joined.dropped,
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        keep_until=None if until is None else until.isoformat(),
+        analyses=0,
+        opened=0,
+        sha256=joined.kept,
+    )
+
+
+def _joined_before(agreement: Agreement, party_id: int, kept: KeptShares) -> JoinResult:
+    """What the join left, from the shares kept of it. Raises SharesMissing; DataError if they do not fit the model."""
+    started, about = time.monotonic(), kept.about
+    if about.offsets is not None:
+        limit = 1 << bounds.offset_bits(agreement.model.fit_intercept)
+        names = encoded_columns(agreement.party(party_id))
+        far = [name for (name, _), offset in zip(names, about.offsets, strict=False) if abs(offset) > limit]
+        if far:
+            raise DataError(f"column {name}: too far from zero for a model without an intercept" for name in far)
+    gram = kept.gram(max(1, agreement.model.folds))
+    seconds = {"load": time.monotonic() - started}
+    return JoinResult(
+        gram, about.exponents, about.offsets, about.read, about.dropped, seconds, about.two_valued, about.sha256
+    )
+
+
+async def _count(
+    runtime: Runtime, agreement: Agreement, records: int, shares: Shares, show: Reporter
+) -> dict[str, int | str | None]:
+    """Compare with the others what is kept and what has been counted; count this analysis before it begins.
+
+    Returns what the result says of it. Refused, at all parties alike, if it is not allowed.
+    """
+    own = shares.statement
+    peers = [party.id for party in agreement.parties if party.id != runtime.pid]
+    outgoing, sizes = dict.fromkeys(peers, own.pack()), dict.fromkeys(peers, Statement.SIZE)
+    arrived = await runtime.supervise(runtime.exchange("kept shares", outgoing, sizes))
+    so_far = analyses.compared(agreement, own, map(Statement.unpack, arrived.values()))
+    if so_far != own:
+        shares.count(so_far)
+    counted = analyses.admitted(agreement, records, so_far, _today())
+    shares.count(counted)
+    allowed, limit = agreement.study.max_analyses, analyses.opened_limit(agreement, records)
+    of = "" if limit is None else f" of {limit}"
+    show.note(
+        f"Analysis {counted.analyses} of {allowed} of this join; at most {counted.opened}{of} numbers opened with it"
+    )
+    return {
+        "join": counted.join.hex(),
+        "analyses": counted.analyses,
+        "max_analyses": allowed,
+        "opened_numbers": counted.opened,
+        "max_opened_numbers": limit,
+    }
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
+
+
+# Step 8
 
 
 def _fit_and_write(
-    agreement: Agreement, local: Local, party_id: int, node: Node, joined: JoinResult, show: Reporter
+    agreement: Agreement,
+    local: Local,
+    party_id: int,
+    node: Node,
+    joined: JoinResult,
+    show: Reporter,
+    shares: Shares | None,
 ) -> dict[str, Any]:
     started = time.monotonic()
     show.step("lasso on the shares")
-    fit, rounds = asyncio.run(_fit(agreement, party_id, node, joined, show))
+    fit, rounds, counts = asyncio.run(_fit(agreement, party_id, node, joined, show, shares))
     seconds = dict(joined.seconds) | {"lasso": time.monotonic() - started}
     own_rows = OwnRows(joined.read, joined.dropped) if joined.offsets is not None else None
     model = None
@@ -98,6 +261,8 @@ def _fit_and_write(
         model=model,
         own_rows=own_rows,
     )
+    if counts is not None:
+        document["kept_shares"] = counts
     path = write_result(local.output, document)
     show.note(f"Result written to {path}")
     show.step("waiting for the others to finish")
@@ -109,8 +274,10 @@ def _fit_and_write(
     return document
 
 
-async def _fit(agreement: Agreement, party_id: int, node: Node, joined: JoinResult, show: Reporter) -> tuple[Fit, int]:
-    """Step 8; the model and the number of rounds."""
+async def _fit(
+    agreement: Agreement, party_id: int, node: Node, joined: JoinResult, show: Reporter, shares: Shares | None
+) -> tuple[Fit, int, dict[str, int | str | None] | None]:
+    """Step 8; the model, the number of rounds, and what is said of kept shares."""
     from pipeline import secure_lasso
     from pipeline.mpc_runtime import make_runtime
 
@@ -123,29 +290,57 @@ async def _fit(agreement: Agreement, party_id: int, node: Node, joined: JoinResu
 
     node.on_failure(fail)
     await runtime.start()
+    counts = None if shares is None else await _count(runtime, agreement, joined.gram.records, shares, show)
+    joined = analysed(agreement, party_id, joined)
     problem = _problem(agreement, joined)
     limit = agreement.model.max_iterations
     fit = await runtime.supervise(
         secure_lasso.fit(runtime, joined.gram, problem, lambda iteration: show.advance(iteration, limit))
     )
-    return fit, runtime.rounds
+    return fit, runtime.rounds, counts
+
+
+def analysed(agreement: Agreement, party_id: int, joined: JoinResult) -> JoinResult:
+    """What of the join belongs to the columns that take part in the model, the outcome among them."""
+    wanted = set(agreement.analysed_names)
+    kept = {party.id: [name is None or name in wanted for name in _names(party)] for party in agreement.controllers}
+    everywhere = [keep for party in agreement.controllers for keep in kept[party.id]]
+    own = kept.get(party_id, [])
+    return replace(
+        joined,
+        gram=joined.gram.columns([column for column, keep in enumerate(everywhere) if keep]),
+        exponents=None if joined.exponents is None else tuple(compress(joined.exponents, everywhere)),
+        offsets=None if joined.offsets is None else tuple(compress(joined.offsets, own)),
+        two_valued=None if joined.two_valued is None else tuple(compress(joined.two_valued, own)),
+    )
+
+
+def _names(party: Party) -> list[str | None]:
+    """Of a controller's encoded columns; the outcome is the last, and has none."""
+    return [*party.names, *([None] if party.outcome is not None else [])]
 
 
 def _problem(agreement: Agreement, joined: JoinResult) -> Problem:
+    """The problem of the columns that take part, see `analysed`."""
     from pipeline.secure_lasso import Problem
 
-    owners = tuple(party.id for party in agreement.controllers for _ in range(party.width))
-    outcome_party = agreement.outcome_party
+    names, outcome_party = agreement.analysed_names, agreement.outcome_party
+    own_names = {party.id: set(party.names) for party in agreement.controllers}
+    widths = {party.id: sum(name in own_names[party.id] for name in names) for party in agreement.controllers}
+    widths[outcome_party.id] += 1
+    owners = tuple(party.id for party in agreement.controllers for _ in range(widths[party.id]))
     outcome = len(owners) - 1 - owners[::-1].index(outcome_party.id)  # the last of its owner's columns
-    factors = agreement.model.factors(agreement.names)
+    factors = agreement.model.factors(names)
     return Problem(agreement.model, owners, outcome, joined.exponents, joined.offsets or (), factors=factors)
 
 
 class JoinProcess:
     """The main process's side of the pipe of `join_process.py`."""
 
-    def __init__(self, agreement: Agreement, local: Local, party_id: int, show: Reporter) -> None:
-        self._arguments = (agreement, local, party_id)
+    def __init__(
+        self, agreement: Agreement, local: Local, party_id: int, show: Reporter, shares: UnnamedFile | None = None
+    ) -> None:
+        self._arguments = (agreement, local, party_id, shares)
         self._show = show
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._ended = threading.Event()
