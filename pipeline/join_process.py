@@ -45,7 +45,7 @@ from pipeline.errors import (
 )
 from pipeline.fixed_point import encode
 from pipeline.kept_shares import ShareWriter, UnnamedFile
-from pipeline.messages import IntersectionSize, Message, ShamirShare, ShareKey, TooFewRecords
+from pipeline.messages import IntersectionSize, Message, ShamirShare, ShareKey
 from pipeline.paillier import KeyPair
 from pipeline.preprocess import prepare
 from pipeline.psi import Controller, PaillierWorkers, ThirdParty
@@ -123,7 +123,7 @@ class PipeChannel:
     """
 
     def __init__(self, connection: Connection, session: bytes, learnt: Callable[[], None] | None = None) -> None:
-        """`learnt` is called when the message has come that tells of the number of matches, before it is handed out."""
+        """`learnt` is called when the number of matches has come, before it is handed out."""
         self._connection = connection
         self._session = session
         self._learnt = learnt
@@ -152,7 +152,7 @@ class PipeChannel:
                 self._free = True
             case ("message", int(sender), bytes(data)):
                 message = wire.decode(data, self._session)
-                if isinstance(message, IntersectionSize | TooFewRecords) and self._learnt is not None:
+                if isinstance(message, IntersectionSize) and self._learnt is not None:
                     self._learnt()
                 self._arrived.append((sender, message))
             case other:

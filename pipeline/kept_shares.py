@@ -353,6 +353,8 @@ def _about(values: dict[str, Any]) -> About:
         raise ValueError("numbers that cannot be")
     if about.exponents is not None and len(about.exponents) != about.columns:
         raise ValueError("exponents of other columns")
+    if any(own is not None and len(own) not in about.widths for own in (about.offsets, about.two_valued)):
+        raise ValueError("offsets or pairs of other columns")
     if len(bytes.fromhex(about.join_digest)) != 32:
         raise ValueError("not a digest")
     return about

@@ -177,7 +177,7 @@ def test_a_refused_analysis_counts_and_shares_stay(tmp_path: Path) -> None:
     same = csv("a,b,days", X[:, 0], X[:, 0], Y)
     path = study(tmp_path, hospital_csv=same, model={"kind": "ols", "alpha": None}, study={"max_analyses": 2})
     ended = play(path, "run")
-    assert {end.state for end in ended.values()} == {3} and "dependent" in ended[0].last_line
+    assert {end.state for end in ended.values()} == {3} and "combination of the others" in ended[0].last_line
     assert [about(path, party)["analyses"] for party in PARTIES] == [1, 1, 1]
     edit(path, r'^kind = "ols"', 'kind = "lasso"\nalpha = 0.1\nfeatures = ["hospital.a", "insurer.c", "insurer.d"]')
     agrees(succeeds(path, "fit")[0].result, 0.1, [0, 2, 3])
