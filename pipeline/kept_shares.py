@@ -281,28 +281,30 @@ class KeptShares:
         """The share of the Gram matrices of so many folds. Raises SharesMissing if the file is damaged."""
         field = _FIELDS[self.about.field]
         accumulator = FoldAccumulator(field, self.about.columns, folds)
-        step = max(1, CHUNK // max(1, self.about.columns))
         try:
-            self._check_sum()
-            shares = self._mapped(field)
-            for first in range(0, self.about.records, step):
-                rows = np.array(shares[first : first + step])
+            for rows in self._pieces(field):
                 field.validate(rows)
                 accumulator.add_sum(rows, np.zeros_like(rows))
         except (OSError, ValueError, RemoteProtocolError) as error:
             raise _damaged(self.output) from error
         return GramShare(self.about.records, field, accumulator.result(), folds)
 
-    def _mapped(self, field: PrimeField) -> Words:
-        shares = np.load(self.output / FOLDER / self.about.file, mmap_mode="r", allow_pickle=False)
-        if shares.dtype != "<u8" or shares.shape != (self.about.records, self.about.columns, field.words):
-            raise ValueError("shares of another table")
-        return cast(Words, shares)
-
-    def _check_sum(self) -> None:
+    def _pieces(self, field: PrimeField) -> Iterator[Words]:
+        """The rows of the file, in pieces; raises ValueError, at the end, if it is not the file that was written."""
+        records, row = self.about.records, (self.about.columns, field.words)
+        step = max(1, CHUNK // max(1, self.about.columns))
+        sha256 = hashlib.sha256()
         with (self.output / FOLDER / self.about.file).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != self.about.sha256:
-                raise ValueError("not the file that was written")
+            header = _header((records, *row))
+            sha256.update(file.read(len(header)))
+            for first in range(0, records, step):
+                count = min(step, records - first)
+                data = file.read(count * math.prod(row) * 8)
+                sha256.update(data)
+                yield np.frombuffer(data, "<u8").astype(np.uint64).reshape(count, *row)
+            sha256.update(file.read(1))
+        if sha256.hexdigest() != self.about.sha256:
+            raise ValueError("not the file that was written")
 
 
 def find(output: Path, agreement: Agreement, party_id: int) -> KeptShares:
