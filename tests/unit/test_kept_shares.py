@@ -154,6 +154,7 @@ def test_the_folders_of_two_parties_open_the_table(tmp_path):
 
 
 def test_the_folder_and_its_files_are_for_their_owner_alone(tmp_path):
+    (tmp_path / "shares").mkdir(mode=0o755)
     old = os.umask(0)
     try:
         keep(tmp_path)
