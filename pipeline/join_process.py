@@ -232,9 +232,8 @@ def _steps(
                 clock.lap()
             case other:
                 raise LocalProtocolError(f"the main process sent {other[0]!r} before the session")
-        mailbox = Mailbox(
-            PipeChannel(connection, session, remains.join.record if remains is not None else lambda: None)
-        )
+        learnt = None if remains is None else remains.join.record
+        mailbox = Mailbox(PipeChannel(connection, session, learnt))
         progress = PipeProgress(connection)
         setting = Setting.of(agreement, session)
         public = (keypair.modulus, keypair.base) if keypair is not None else ()
