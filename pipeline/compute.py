@@ -37,6 +37,7 @@ import numpy as np
 from pipeline.errors import LocalProtocolError, PipelineError
 from pipeline.messages import Bytes
 from pipeline.paillier import (
+    COMMON_POWERS,
     Decryptor,
     EncryptionKey,
     KeyPair,
@@ -72,20 +73,20 @@ class Keyring:
         self._built: dict[object, Any] = {}
         self._building = threading.Lock()  # a worker of a cluster may have several threads
 
-    def own_encryptor(self, session: bytes) -> OwnEncryptor:
-        return self._once(("own", session), lambda: OwnEncryptor(self._own(), session, self._rng))
+    def own_encryptor(self, session: bytes, powers: int = COMMON_POWERS) -> OwnEncryptor:
+        return self._once(("own", session), lambda: OwnEncryptor(self._own(), session, self._rng, powers))
 
-    def peer_encryptor(self, key: EncryptionKey) -> PeerEncryptor:
-        return self._once(("peer", key), lambda: self._peer_after_own(key))
+    def peer_encryptor(self, key: EncryptionKey, powers: int = COMMON_POWERS) -> PeerEncryptor:
+        return self._once(("peer", key), lambda: self._peer_after_own(key, powers))
 
     def decryptor(self) -> Decryptor:
         return self._once("decryptor", lambda: Decryptor(self._own()))
 
-    def _peer_after_own(self, key: EncryptionKey) -> PeerEncryptor:
+    def _peer_after_own(self, key: EncryptionKey, powers: int) -> PeerEncryptor:
         # Masks begin when the own rows are all encrypted. The own key's tables, tens of megabytes that tell the primes,
         # make room; should they be wanted again, they are built again and stay.
         self._built = {name: what for name, what in self._built.items() if not isinstance(what, OwnEncryptor)}
-        return PeerEncryptor(key, self._rng)
+        return PeerEncryptor(key, self._rng, powers)
 
     def _own(self) -> KeyPair:
         if self._keypair is None:
@@ -114,9 +115,10 @@ class EncryptOwn:
 
     job: ClassVar[int] = POWERS_A_JOB
     session: bytes
+    powers: int = COMMON_POWERS  # about as many as a worker shall make
 
     def __call__(self, keyring: Keyring, plaintexts: Bytes) -> Bytes:
-        return keyring.own_encryptor(self.session).encrypt(plaintexts)
+        return keyring.own_encryptor(self.session, self.powers).encrypt(plaintexts)
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,10 @@ class EncryptPeer:
 
     job: ClassVar[int] = POWERS_A_JOB
     key: EncryptionKey
+    powers: int = COMMON_POWERS  # about as many as a worker shall make
 
     def __call__(self, keyring: Keyring, plaintexts: Bytes) -> Bytes:
-        return keyring.peer_encryptor(self.key).encrypt(plaintexts)
+        return keyring.peer_encryptor(self.key, self.powers).encrypt(plaintexts)
 
 
 @dataclass(frozen=True)
@@ -136,9 +139,10 @@ class ObfuscateOwn:
 
     job: ClassVar[int] = POWERS_A_JOB
     session: bytes
+    powers: int = COMMON_POWERS  # about as many as a worker shall make
 
     def __call__(self, keyring: Keyring, places: range) -> Bytes:
-        return keyring.own_encryptor(self.session).obfuscators(len(places))
+        return keyring.own_encryptor(self.session, self.powers).obfuscators(len(places))
 
 
 @dataclass(frozen=True)
@@ -147,9 +151,10 @@ class ObfuscatePeer:
 
     job: ClassVar[int] = POWERS_A_JOB
     key: EncryptionKey
+    powers: int = COMMON_POWERS  # about as many as a worker shall make
 
     def __call__(self, keyring: Keyring, places: range) -> Bytes:
-        return keyring.peer_encryptor(self.key).obfuscators(len(places))
+        return keyring.peer_encryptor(self.key, self.powers).obfuscators(len(places))
 
 
 @dataclass(frozen=True)

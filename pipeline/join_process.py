@@ -208,8 +208,11 @@ def _steps(connection: Connection, agreement: Agreement, local: Local, party_id:
         mailbox = Mailbox(PipeChannel(connection, session))
         progress = PipeProgress(connection)
         setting = Setting.of(agreement, session)
-        public = (keypair.modulus, keypair.base) if keypair is not None else ()
-        cryptography = PaillierWorkers(workers, session, *public)
+        cryptography = PaillierWorkers(workers, session)
+        if keypair is not None and table is not None:
+            ciphertexts = len(table.values) * setting.row_shape(party_id)[0]
+            powers = max(1, ciphertexts // _count(local))  # of masks there are as many or fewer
+            cryptography = PaillierWorkers(workers, session, keypair.modulus, keypair.base, powers)
         del keypair
         role = _join_role(party_id, setting, table, cryptography, progress)
         del table  # the role lets go of identifiers and rows as they are uploaded
@@ -242,7 +245,12 @@ def _prepare(agreement: Agreement, local: Local, party_id: int) -> tuple[_Remain
 def _workers(cluster: Cluster | None, local: Local, keypair: KeyPair | None) -> Workers:
     if cluster is not None:
         return cluster.workers(keypair)
-    return Workers.spawn(local.compute.workers or cores(), keypair)
+    return Workers.spawn(_count(local), keypair)
+
+
+def _count(local: Local) -> int:
+    """Of worker processes, if there is no cluster."""
+    return local.compute.workers or cores()
 
 
 def _new_key(join: Join) -> KeyPair:
