@@ -19,7 +19,6 @@ import contextlib
 import logging
 import os
 import secrets
-import signal
 import time
 import traceback
 from collections import deque
@@ -29,7 +28,7 @@ from multiprocessing.connection import Connection
 
 from pipeline import bounds, matching, subgroup_keys, wire
 from pipeline.cluster import Cluster
-from pipeline.compute import Workers, cores, die_with_parent, no_core_dump
+from pipeline.compute import Workers, cores, die_with_parent, ignore_interrupts, no_core_dump
 from pipeline.config import Agreement, Join, Local
 from pipeline.driver import Mailbox, Role, drive
 from pipeline.errors import (
@@ -168,11 +167,13 @@ def main(connection: Connection, agreement: Agreement, local: Local, party_id: i
     """Entry of the process; what goes wrong is told over the pipe, and without `debug` nowhere else."""
     if not debug:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # workers that are killed while they start complain
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what an interrupt ends
-    die_with_parent()
+    ignore_interrupts()
     no_core_dump()
     try:
-        connection.send(("result", _steps(connection, agreement, local, party_id)))
+        # First of all: they may be copies of this process, which knows nothing yet.
+        with _workers(local) as workers:
+            die_with_parent()
+            connection.send(("result", _steps(connection, agreement, local, party_id, workers)))
     except (EOFError, BrokenPipeError):
         os._exit(1)  # the main process has gone
     except BaseException as error:
@@ -192,14 +193,16 @@ class _Remains:
     dropped: Mapping[str, int]
 
 
-def _steps(connection: Connection, agreement: Agreement, local: Local, party_id: int) -> JoinResult:
+def _steps(
+    connection: Connection, agreement: Agreement, local: Local, party_id: int, own_workers: Workers | None
+) -> JoinResult:
     clock = _Clock()
     remains, table = _prepare(agreement, local, party_id)
     cluster = Cluster.connect(local.compute) if local.compute.scheduler is not None else None
     seconds = {"prepare": clock.lap()}
     connection.send(("ready",))
     keypair = _new_key(agreement.join) if table is not None else None
-    with _workers(cluster, local, keypair) as workers:  # they come up while the others are awaited
+    with _with_key(cluster, own_workers, keypair) as workers:
         match connection.recv():
             case ("session", bytes(session)):
                 clock.lap()
@@ -242,10 +245,17 @@ def _prepare(agreement: Agreement, local: Local, party_id: int) -> tuple[_Remain
     return remains, Table(prepared.identifiers, encoded.values, encoded.exponents)
 
 
-def _workers(cluster: Cluster | None, local: Local, keypair: KeyPair | None) -> Workers:
+def _workers(local: Local) -> contextlib.AbstractContextManager[Workers | None]:
+    """Processes on this machine; None where a cluster is to be used."""
+    return Workers.start(_count(local)) if local.compute.scheduler is None else contextlib.nullcontext()
+
+
+def _with_key(cluster: Cluster | None, workers: Workers | None, keypair: KeyPair | None) -> Workers:
     if cluster is not None:
         return cluster.workers(keypair)
-    return Workers.spawn(_count(local), keypair)
+    assert workers is not None  # noqa: S101 (one of the two there is)
+    workers.hold(keypair)
+    return workers
 
 
 def _count(local: Local) -> int:

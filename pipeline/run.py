@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing
 import os
 import queue
 import sys
@@ -21,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pipeline import bounds, config, join_process
-from pipeline.compute import no_core_dump
+from pipeline.compute import no_core_dump, start_context
 from pipeline.config import Agreement, Local
 from pipeline.errors import PipelineError
 from pipeline.join_process import FailureReport, JoinResult
@@ -155,7 +154,7 @@ class JoinProcess:
         # Python's resource tracker, a process that inherits these options, removes what a killed process has left
         # behind and then warns of it, after our own last line.
         sys.warnoptions.append("ignore:resource_tracker:UserWarning")
-        context = multiprocessing.get_context("spawn")
+        context = start_context()
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
             target=join_process.main, args=(theirs, *self._arguments, logging.getLogger().isEnabledFor(logging.DEBUG))
