@@ -25,9 +25,9 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
 from pipeline import bounds, matching, subgroup_keys, wire
-from pipeline.cluster import Cluster
 from pipeline.compute import Workers, cores, die_with_parent, ignore_interrupts, no_core_dump
 from pipeline.config import Agreement, Join, Local
 from pipeline.driver import Mailbox, Role, drive
@@ -47,6 +47,9 @@ from pipeline.preprocess import prepare
 from pipeline.psi import Controller, PaillierWorkers, ThirdParty
 from pipeline.psi_states import AdditiveShares, Matched, Setting, Table
 from pipeline.share_convert import ControllerSharing, GramShare, SharingSetting, ThirdPartySharing
+
+if TYPE_CHECKING:
+    from pipeline.cluster import Cluster
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +201,7 @@ def _steps(
 ) -> JoinResult:
     clock = _Clock()
     remains, table = _prepare(agreement, local, party_id)
-    cluster = Cluster.connect(local.compute) if local.compute.scheduler is not None else None
+    cluster = _cluster(local)
     seconds = {"prepare": clock.lap()}
     connection.send(("ready",))
     keypair = _new_key(agreement.join) if table is not None else None
@@ -248,6 +251,14 @@ def _prepare(agreement: Agreement, local: Local, party_id: int) -> tuple[_Remain
 def _workers(local: Local) -> contextlib.AbstractContextManager[Workers | None]:
     """Processes on this machine; None where a cluster is to be used."""
     return Workers.start(_count(local)) if local.compute.scheduler is None else contextlib.nullcontext()
+
+
+def _cluster(local: Local) -> Cluster | None:
+    if local.compute.scheduler is None:
+        return None
+    from pipeline.cluster import Cluster
+
+    return Cluster.connect(local.compute)
 
 
 def _with_key(cluster: Cluster | None, workers: Workers | None, keypair: KeyPair | None) -> Workers:

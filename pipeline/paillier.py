@@ -31,7 +31,6 @@ from typing import Any, Protocol, TypeAlias
 
 import gmpy2
 import numpy as np
-import phe
 from gmpy2 import mpz
 
 from pipeline.errors import LocalProtocolError, PipelineError, RemoteProtocolError
@@ -107,6 +106,8 @@ class KeyPair:
     @classmethod
     def generate(cls, bits: int) -> KeyPair:
         """Return a fresh key; phe draws the primes from the operating system."""
+        import phe  # only where a key is made: it brings its command line with it
+
         _, private = phe.generate_paillier_keypair(n_length=bits)
         return cls(int(private.p), int(private.q))
 

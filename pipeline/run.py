@@ -59,8 +59,7 @@ def run(agreement: Agreement, local: Local, party_id: int, *, wait: float, show:
     if agreement.join.keys == "subgroup":
         show.note(SUBGROUP_NOTE)
     with JoinProcess(agreement, local, party_id, show) as join:
-        # The join process takes a while to start, and so do these modules; so they do it at the same time.
-        from pipeline import secure_lasso  # noqa: F401
+        # The join process reads its table meanwhile.
         from pipeline.transport import Node
 
         join.wait_until_ready()
@@ -194,6 +193,8 @@ class JoinProcess:
         self._tell("session", session)
         for pump in (self._outgoing, self._incoming):
             threading.Thread(target=pump, args=(node,), daemon=True).start()
+        from pipeline import mpc_runtime, secure_lasso  # noqa: F401 (for step 8, now that there is time)
+
         while True:
             match self._events.get():
                 case ("step", str(words)):
