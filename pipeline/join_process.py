@@ -21,17 +21,16 @@ import contextlib
 import logging
 import os
 import secrets
-import signal
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
 from pipeline import bounds, joins, matching, subgroup_keys, wire
-from pipeline.cluster import Cluster
-from pipeline.compute import Workers, cores, die_with_parent, no_core_dump
+from pipeline.compute import Workers, cores, die_with_parent, ignore_interrupts, no_core_dump
 from pipeline.config import Agreement, Join, Local
 from pipeline.driver import Mailbox, Role, drive
 from pipeline.errors import (
@@ -52,6 +51,9 @@ from pipeline.psi import Controller, PaillierWorkers, ThirdParty
 from pipeline.psi_states import AdditiveShares, Matched, Setting, Table
 from pipeline.rare_levels import check_rare_levels, two_valued
 from pipeline.share_convert import ControllerSharing, GramShare, SharingSetting, ThirdPartySharing
+
+if TYPE_CHECKING:
+    from pipeline.cluster import Cluster
 
 log = logging.getLogger(__name__)
 
@@ -191,11 +193,13 @@ def main(
     """
     if not debug:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # workers that are killed while they start complain
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what an interrupt ends
-    die_with_parent()
+    ignore_interrupts()
     no_core_dump()
     try:
-        connection.send(("result", _steps(connection, agreement, local, party_id, shares)))
+        # First of all: they may be copies of this process, which knows nothing yet.
+        with _workers(local) as workers:
+            die_with_parent()
+            connection.send(("result", _steps(connection, agreement, local, party_id, workers, shares)))
     except (EOFError, BrokenPipeError):
         os._exit(1)  # the main process has gone
     except BaseException as error:
@@ -218,15 +222,20 @@ class _Remains:
 
 
 def _steps(
-    connection: Connection, agreement: Agreement, local: Local, party_id: int, shares: UnnamedFile | None
+    connection: Connection,
+    agreement: Agreement,
+    local: Local,
+    party_id: int,
+    own_workers: Workers | None,
+    shares: UnnamedFile | None,
 ) -> JoinResult:
     clock = _Clock()
     remains, table = _prepare(agreement, local, party_id)
-    cluster = Cluster.connect(local.compute) if local.compute.scheduler is not None else None
+    cluster = _cluster(local)
     seconds = {"prepare": clock.lap()}
     connection.send(("ready",))
     keypair = _new_key(agreement.join) if table is not None else None
-    with _workers(cluster, local, keypair) as workers:  # they come up while the others are awaited
+    with _with_key(cluster, own_workers, keypair) as workers:
         match connection.recv():
             case ("session", bytes(session)):
                 clock.lap()
@@ -236,8 +245,11 @@ def _steps(
         mailbox = Mailbox(PipeChannel(connection, session, learnt))
         progress = PipeProgress(connection)
         setting = Setting.of(agreement, session)
-        public = (keypair.modulus, keypair.base) if keypair is not None else ()
-        cryptography = PaillierWorkers(workers, session, *public)
+        cryptography = PaillierWorkers(workers, session)
+        if keypair is not None and table is not None:
+            ciphertexts = len(table.values) * setting.row_shape(party_id)[0]
+            powers = max(1, ciphertexts // _count(local))  # of masks there are as many or fewer
+            cryptography = PaillierWorkers(workers, session, keypair.modulus, keypair.base, powers)
         del keypair
         role = _join_role(party_id, setting, table, cryptography, progress)
         del table  # the role lets go of identifiers and rows as they are uploaded
@@ -274,10 +286,30 @@ def _prepare(agreement: Agreement, local: Local, party_id: int) -> tuple[_Remain
     return remains, Table(prepared.identifiers, encoded.values, encoded.exponents)
 
 
-def _workers(cluster: Cluster | None, local: Local, keypair: KeyPair | None) -> Workers:
+def _workers(local: Local) -> contextlib.AbstractContextManager[Workers | None]:
+    """Processes on this machine; None where a cluster is to be used."""
+    return Workers.start(_count(local)) if local.compute.scheduler is None else contextlib.nullcontext()
+
+
+def _cluster(local: Local) -> Cluster | None:
+    if local.compute.scheduler is None:
+        return None
+    from pipeline.cluster import Cluster
+
+    return Cluster.connect(local.compute)
+
+
+def _with_key(cluster: Cluster | None, workers: Workers | None, keypair: KeyPair | None) -> Workers:
     if cluster is not None:
         return cluster.workers(keypair)
-    return Workers.spawn(local.compute.workers or cores(), keypair)
+    assert workers is not None  # noqa: S101 (one of the two there is)
+    workers.hold(keypair)
+    return workers
+
+
+def _count(local: Local) -> int:
+    """Of worker processes, if there is no cluster."""
+    return local.compute.workers or cores()
 
 
 def _new_key(join: Join) -> KeyPair:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing
 import os
 import queue
 import sys
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline import analyses, bounds, config, join_process, kept_shares
 from pipeline.analyses import Statement
-from pipeline.compute import no_core_dump
+from pipeline.compute import no_core_dump, start_context
 from pipeline.config import Agreement, Local, Party
 from pipeline.errors import ConfigError, DataError, OwnInputError, PeerError, PipelineError
 from pipeline.fixed_point import encoded_columns
@@ -82,8 +81,7 @@ def run(agreement: Agreement, local: Local, party_id: int, *, wait: float, show:
     with ExitStack() as stack:
         content = _place_for_shares(agreement, local, stack)
         join = stack.enter_context(JoinProcess(agreement, local, party_id, show, content))
-        # The join process takes a while to start, and so do these modules; so they do it at the same time.
-        from pipeline import secure_lasso  # noqa: F401
+        # The join process reads its table meanwhile.
         from pipeline.transport import Node
 
         join.wait_until_ready()
@@ -350,7 +348,7 @@ class JoinProcess:
         # Python's resource tracker, a process that inherits these options, removes what a killed process has left
         # behind and then warns of it, after our own last line.
         sys.warnoptions.append("ignore:resource_tracker:UserWarning")
-        context = multiprocessing.get_context("spawn")
+        context = start_context()
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
             target=join_process.main, args=(theirs, *self._arguments, logging.getLogger().isEnabledFor(logging.DEBUG))
@@ -390,6 +388,8 @@ class JoinProcess:
         self._tell("session", session)
         for pump in (self._outgoing, self._incoming):
             threading.Thread(target=pump, args=(node,), daemon=True).start()
+        from pipeline import mpc_runtime, secure_lasso  # noqa: F401 (for step 8, now that there is time)
+
         while True:
             match self._events.get():
                 case ("step", str(words)):
