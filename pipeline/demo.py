@@ -37,6 +37,7 @@ from pipeline.errors import ConfigError, OwnInputError, PeerError, PipelineError
 from pipeline.messages import HASH_BYTES
 from pipeline.packing import ciphertexts_per_row
 from pipeline.progress import print_table, standard_output
+from pipeline.report import OUTPUT_FILES
 
 PAILLIER_BITS = 2048  # the default of a real study, 3072, takes three times as long
 THIRD_PARTY = "third-party"
@@ -98,7 +99,8 @@ def write_study(folder: Path, study: StudyData, ports: Sequence[int], bits: int,
         if name != THIRD_PARTY:
             lines.insert(0, f'data = "data/{name}.csv"')
         (folder / f"party-{number}.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        (folder / "results" / name / "result.json").unlink(missing_ok=True)
+        for file in OUTPUT_FILES:
+            (folder / "results" / name / file).unlink(missing_ok=True)
     write_csv(study, folder / "data")
     for number in range(len(names)):
         keygen(folder / "study.toml", number, local=None, force=True)

@@ -30,12 +30,12 @@ class Size:
     right: float  # with labels of lines
     top: float = 62.0
     bottom: float = 46.0
-    character: float = 6.6
+    character: float = 7.2
     ticks: int = 7
 
 
-WIDE = Size("wide", 840, 450, 66, 236)
-NARROW = Size("narrow", 350, 330, 50, 28, character=6.3, ticks=4)
+WIDE = Size("wide", 840, 450, 66, 250)
+NARROW = Size("narrow", 350, 330, 50, 28, ticks=4)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def error_plot(
 def dot_plot(dots: Sequence[Dot], words: Words, size: Size) -> str:
     """One row a dot; a dot is hollow where its interval holds 0. Narrow: the name stands above its row."""
     above = size is NARROW
-    left = 18.0 if above else min(280.0, max(len(dot.name) for dot in dots) * size.character + 24)
+    left = 4.0 if above else min(330.0, max(len(dot.name) for dot in dots) * size.character + 24)
     pitch, top = (34.0, 44.0) if above else (22.0, 44.0)
     bottom = top + pitch * len(dots)
     ends = [v for dot in dots for v in (dot.value, dot.low, dot.high) if v is not None]
@@ -225,9 +225,10 @@ class _Penalties:
             ticks = [f * 10.0**e for e in decades for f in factors if self._holds(math.log10(f) + e)]
             if len(ticks) <= room:
                 break
+        if len(ticks) < 2:
+            ticks = [float(f"{10.0**end:.4g}") for end in (self._bottom, self._top)]
         step = math.ceil(len(ticks) / max(room, 1.0))
-        ticks = ticks[::-1][::step] or [10.0**self._top, 10.0**self._bottom][:: -1 if self._top == self._bottom else 1]
-        return [*dict.fromkeys(ticks), *([0.0] if self._has_nothing else [])]
+        return [*dict.fromkeys(ticks[::-1][::step]), *([0.0] if self._has_nothing else [])]
 
     def _holds(self, log: float) -> bool:
         return self._bottom - 1e-9 <= log <= self._top + 1e-9

@@ -13,16 +13,27 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from pipeline import plots
 from pipeline.pins import in_groups
 from pipeline.plots import NARROW, STYLES, WIDE, Dot, Line, Mark, Words
 from pipeline.report_style import STYLE
+from pipeline.results import (
+    COEFFICIENTS_FILE,
+    PATH_FILE,
+    RESULT_FILE,
+    coefficients_csv,
+    path_csv,
+    result_text,
+    write_files,
+)
 
 REPORT_FILE = "report.html"
+OUTPUT_FILES = (RESULT_FILE, COEFFICIENTS_FILE, PATH_FILE, REPORT_FILE)
 DIGITS = 5  # significant ones in a table
-DOTS = 60  # a plot of coefficients shows so many
+DOTS = 40  # a plot of coefficients shows so many
 MISSING = "–"
 INTERCEPT = "(intercept)"
 BREAKS, BREAK = re.compile(r"([._=/])"), r"\1<wbr>"
@@ -53,6 +64,26 @@ ALLOWED = {
 VALUES = {"chosen": "the chosen one", "path": "those of all penalties", "refuse": "ends the run", "drop": "is left out"}
 
 Document = Mapping[str, Any]
+
+
+def write_outputs(folder: Path, document: Document) -> Path:
+    """Write `result.json` and, at a controller, what is made from it; returns the place of `result.json`.
+
+    All files or none, the result last. Raises ConfigError, and then an earlier result is as it was.
+    """
+    texts, stale = {}, []
+    if "coefficients" in document:
+        texts = {COEFFICIENTS_FILE: coefficients_csv(document), REPORT_FILE: report_html(document)}
+        if "path" in document:
+            texts[PATH_FILE] = path_csv(document)
+        else:
+            stale = [PATH_FILE]
+    return write_files(folder, texts | {RESULT_FILE: result_text(document)}, stale)[RESULT_FILE]
+
+
+def write_report(folder: Path, document: Document) -> Path:
+    """Write the report alone, whole or not at all, readable by its owner alone. Raises ConfigError."""
+    return write_files(folder, {REPORT_FILE: report_html(document)})[REPORT_FILE]
 
 
 def report_html(document: Document) -> str:
@@ -272,14 +303,10 @@ def _inference(document: Document) -> str:
     if not inference:
         return ""
     estimates = {"intercept": document["intercept"], **document["coefficients"]}
-    rows = [
-        _Row(
-            INTERCEPT if name == "intercept" else name,
-            [estimates.get(name), of["se"], of["low"], of["high"], of["t"]],
-            [_p_text(of["p"])],
-        )
-        for name, of in inference.items()
-    ]
+    rows = []
+    for name, of in inference.items():
+        cells = [estimates.get(name), of["se"], of["low"], of["high"], _t_text(of["t"]), _p_text(of["p"])]
+        rows.append(_Row(INTERCEPT if name == "intercept" else name, cells))
     headings = ["coefficient", "standard error", "95 % from", "95 % to", "t", "p"]
     note = "Intervals and p-values are of least squares with normal errors of equal variance, one term at a time."
     return _section("Standard errors", _table("Standard errors", "term", headings, rows), _paragraph(note))
@@ -313,7 +340,7 @@ def _opened(document: Document) -> str:
         body += ["<h3>What the agreement allows to be opened</h3>", _table("Allowed", "part", ["allowed"], rows)]
     if "gate" in document:
         rows = [_Row(GATES.get(k, k), [], [_rule(v)]) for k, v in document["gate"].items()]
-        body += ["<h3>What the agreement demands before</h3>", _table("Demanded", "rule", ["limit"], rows)]
+        body += ["<h3>What the agreement demands of a result</h3>", _table("Demanded", "rule", ["limit"], rows)]
     body.append(_paragraph("Nothing was refused in this run: a run that a rule refuses writes no result."))
     return _section("What was opened", *body)
 
@@ -411,10 +438,14 @@ def _number(value: float | str | None) -> str:
     return f"{value:.{max(0, DIGITS - 1 - magnitude)}f}".replace("-", "−")
 
 
+def _t_text(t: float | None) -> str:
+    return MISSING if t is None else f"{t:.2f}".replace("-", "−")
+
+
 def _p_text(p: float | None) -> str:
     if p is None:
         return MISSING
-    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+    return "<0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def _setting(value: object) -> str:

@@ -31,13 +31,17 @@ dd { margin: 0; min-width: 0; overflow-wrap: anywhere; }
 .digest { font-family: ui-monospace, "Liberation Mono", "DejaVu Sans Mono", monospace; font-size: 0.85em; }
 .box { overflow-x: auto; max-width: 100%; width: fit-content; margin: 0.75rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums lining-nums; font-size: 0.95rem; }
-th, td { padding: 0.3rem 1.25rem 0.3rem 0.5rem; text-align: left; vertical-align: top; }
+th, td { padding: 0.3rem 1rem 0.3rem 0.5rem; text-align: left; vertical-align: top; }
+thead tr { background: var(--paper); }
 thead th { border-bottom: 2px solid var(--ink); font-weight: 600; vertical-align: bottom; }
-tbody th { font-weight: 400; overflow-wrap: break-word; max-width: 28rem; }
-tbody tr { border-bottom: 1px solid var(--line); }
+tbody th { font-weight: 400; overflow-wrap: break-word; min-width: 13rem; max-width: 28rem; }
+tbody tr { background: var(--paper); border-bottom: 1px solid var(--line); }
 tbody tr:nth-child(even) { background: var(--band); }
+th:first-child { position: sticky; left: 0; background: inherit; }
 tbody td { overflow-wrap: break-word; max-width: 40rem; }
-.number { text-align: right; white-space: nowrap; padding-left: 1.25rem; min-width: 0; }
+.number { text-align: right; white-space: nowrap; padding-left: 0.75rem; }
+thead .number { white-space: normal; }
+tbody th.number { min-width: 0; }
 .faint { color: var(--soft); font-style: italic; }
 figure { margin: 1.25rem 0 2rem; }
 figcaption { max-width: 44rem; margin-bottom: 0.75rem; }
@@ -46,6 +50,7 @@ figcaption { max-width: 44rem; margin-bottom: 0.75rem; }
 .plot text { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", "DejaVu Sans", sans-serif; }
 .plot text { fill: var(--ink); font-variant-numeric: tabular-nums; }
 .plot .axis { fill: var(--soft); }
+.plot .name { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; stroke-linejoin: round; }
 .plot path, .plot polyline { fill: none; stroke: var(--ink); stroke-width: 1; }
 .plot .grid { stroke: var(--line); stroke-width: 0.75; }
 .plot .zero, .plot .frame { stroke: var(--soft); stroke-width: 1.25; }
@@ -76,6 +81,8 @@ summary { cursor: pointer; }
   .narrow { display: block; }
   dl div { display: block; }
   th, td { padding-right: 0.75rem; }
+  tbody th { min-width: 8rem; }
+  tbody th.number { min-width: 0; }
   .number { padding-left: 0.5rem; }
 }
 @media print {
@@ -88,8 +95,10 @@ summary { cursor: pointer; }
   body { font-size: 10.5pt; }
   main { max-width: none; padding: 0; }
   .box { overflow: visible; }
+  .plot { max-height: 20cm; }
+  th:first-child { position: static; background: none; }
   h2, h3, figcaption { break-after: avoid; }
-  tr, .plot { break-inside: avoid; }
+  tr, figure, figcaption, .plot { break-inside: avoid; }
   thead { display: table-header-group; }
 }
 """

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline import __version__
@@ -21,6 +25,8 @@ from pipeline.errors import ConfigError
 from pipeline.mpc_runtime import OPENED
 
 RESULT_FILE = "result.json"
+COEFFICIENTS_FILE = "coefficients.csv"
+PATH_FILE = "path.csv"
 
 
 @dataclass(frozen=True)
@@ -236,42 +242,133 @@ def _feature(column: Any) -> dict[str, Any]:
     return entry
 
 
+# --- files ----------------------------------------------------------------------------------------
+
+
+def result_text(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def coefficients_csv(document: Mapping[str, Any]) -> str:
+    """RFC 4180: term, coefficient and, where standard errors were opened, these and what follows from them."""
+    inference = document.get("inference", {})
+    parts = [part.name for part in fields(Inference)] if inference else []
+    rows = [
+        [term, value, *(inference.get(term, {}).get(part) for part in parts)]
+        for term, value in _terms(document).items()
+    ]
+    return _csv(["term", "coefficient", *parts], rows)
+
+
+def path_csv(document: Mapping[str, Any]) -> str:
+    """RFC 4180: one line for each penalty and term."""
+    rows = [[point["alpha"], term, value] for point in document["path"] for term, value in _terms(point).items()]
+    return _csv(["alpha", "term", "coefficient"], rows)
+
+
+def _terms(model: Mapping[str, Any]) -> dict[str, float]:
+    return {"intercept": model["intercept"], **model["coefficients"]}
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[str | float | None]]) -> str:
+    """Floats in the fewest digits that read back as the same number; None is empty."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(header)
+    writer.writerows(rows)
+    return file.getvalue()
+
+
 def write_result(folder: Path, document: Mapping[str, Any]) -> Path:
     """Write `result.json` whole or not at all, readable by its owner alone. Raises ConfigError."""
+    return write_files(folder, {RESULT_FILE: result_text(document)})[RESULT_FILE]
+
+
+def write_files(folder: Path, texts: Mapping[str, str], stale: Sequence[str] = ()) -> dict[str, Path]:
+    """Write all files or none, readable by their owner alone, and remove stale ones of an earlier result.
+
+    The last of `texts` takes its place last: once it is there, so are the others.
+
+    Raises ConfigError; then what was there before is there still.
+    """
     try:
-        return _write(folder, document)
+        return _write_files(folder, texts, stale)
     except OSError as error:
         raise ConfigError(
             f"the result cannot be written to {folder} ({error.strerror}); mend that, then start again at all parties"
         ) from error
 
 
-def _write(folder: Path, document: Mapping[str, Any]) -> Path:
+def _write_files(folder: Path, texts: Mapping[str, str], stale: Sequence[str]) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / RESULT_FILE
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".result-", suffix=".json")
+    targets = {name: folder / name for name in texts}
+    temporaries: dict[str, Path] = {}
+    earlier: dict[Path, bytes | None] = {}
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(document, file, indent=2, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
+        for name, text in texts.items():
+            temporaries[name] = _temporary(folder, text.encode("utf-8"))
+        for name, target in targets.items():
+            earlier[target] = target.read_bytes() if target.exists() else None
+            temporaries[name].replace(target)
+        for name in stale:
+            (folder / name).unlink(missing_ok=True)
+    except BaseException:
+        for target, content in earlier.items():
+            with contextlib.suppress(OSError):
+                _restore(target, content)
+        raise
+    finally:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+    return targets
+
+
+def _temporary(folder: Path, content: bytes) -> Path:
+    """A file of mode 0600 whose content is on the disk."""
+    descriptor, name = tempfile.mkstemp(dir=folder, prefix=".result-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)  # noqa: PTH105 (one call, atomic)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)
         raise
-    return target
+    return Path(name)
+
+
+def _restore(target: Path, content: bytes | None) -> None:
+    if content is None:
+        target.unlink()
+    else:
+        _temporary(target.parent, content).replace(target)
+
+
+# --- for the terminal -----------------------------------------------------------------------------
 
 
 def model_table(document: Mapping[str, Any]) -> Table:
-    """The opened model as a table: intercept and coefficients on the original scale."""
-    table = Table(title=f"{document['study']}: {document['model']['kind']} for {document['outcome']}")
+    """The opened model as a table: intercept and coefficients on the original scale, standard errors if opened."""
+    inference = document.get("inference", {})
+    table = Table(title=f"{document['study']}: {_model_words(document['model'])} for {document['outcome']}")
     table.add_column("term")
-    table.add_column("coefficient", justify="right")
-    table.add_row("(intercept)", f"{document['intercept']:.6g}")
-    for name, value in document["coefficients"].items():
-        table.add_row(name, "0" if value == 0.0 else f"{value:.6g}", style="dim" if value == 0.0 else None)
+    for heading in ("coefficient", *(("standard error", "p") if inference else ())):
+        table.add_column(heading, justify="right")
+    for name, value in _terms(document).items():
+        term = "(intercept)" if name == "intercept" else name
+        of = inference.get(name)
+        cells = [f"{of['se']:.4g}", f"{of['p']:.4f}" if of["p"] >= 0.0001 else "< 0.0001"] if of else []
+        removed = value == 0.0 and name != "intercept"
+        table.add_row(escape(term), f"{value:.6g}", *cells, style="dim" if removed else None)
     return table
+
+
+def _model_words(settings: Mapping[str, Any]) -> str:
+    several = len(settings.get("alphas", ())) or settings.get("n_alphas", 0)
+    if settings["kind"] == "ols":
+        return "ols"
+    chosen = f" ({settings['rule']} out of {several})" if several else ""
+    return f"{settings['kind']} with alpha {settings['alpha']:.6g}{chosen}"
 
 
 def summary_lines(document: Mapping[str, Any]) -> Sequence[str]:

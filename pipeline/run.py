@@ -35,7 +35,8 @@ from pipeline.join_process import FailureReport, JoinResult
 from pipeline.kept_shares import About, KeptShares, NewShares, UnnamedFile
 from pipeline.messages import MAX_ROWS
 from pipeline.progress import Reporter
-from pipeline.results import OpenedModel, OwnRows, result_document, write_result
+from pipeline.report import write_outputs
+from pipeline.results import OpenedModel, OwnRows, result_document
 
 if TYPE_CHECKING:
     from pipeline.mpc_runtime import Runtime
@@ -241,7 +242,7 @@ def _fit_and_write(
 ) -> dict[str, Any]:
     started = time.monotonic()
     show.step("lasso on the shares")
-    fit, rounds, counts = asyncio.run(_fit(agreement, party_id, node, joined, show, shares))
+    fit, rounds, opened, counts = asyncio.run(_fit(agreement, party_id, node, joined, show, shares))
     seconds = dict(joined.seconds) | {"lasso": time.monotonic() - started}
     own_rows = OwnRows(joined.read, joined.dropped) if joined.offsets is not None else None
     model = None
@@ -258,10 +259,11 @@ def _fit_and_write(
         seconds=seconds,
         model=model,
         own_rows=own_rows,
+        opened=opened,
     )
     if counts is not None:
         document["kept_shares"] = counts
-    path = write_result(local.output, document)
+    path = write_outputs(local.output, document)
     show.note(f"Result written to {path}")
     show.step("waiting for the others to finish")
     try:
@@ -274,8 +276,8 @@ def _fit_and_write(
 
 async def _fit(
     agreement: Agreement, party_id: int, node: Node, joined: JoinResult, show: Reporter, shares: Shares | None
-) -> tuple[Fit, int, dict[str, int | str | None] | None]:
-    """Step 8; the model, the number of rounds, and what is said of kept shares."""
+) -> tuple[Fit, int, list[str], dict[str, int | str | None] | None]:
+    """Step 8; the model, the number of rounds, the names of what was opened, and what is said of kept shares."""
     from pipeline import secure_lasso
     from pipeline.mpc_runtime import make_runtime
 
@@ -295,7 +297,7 @@ async def _fit(
     fit = await runtime.supervise(
         secure_lasso.fit(runtime, joined.gram, problem, lambda iteration: show.advance(iteration, limit))
     )
-    return fit, runtime.rounds, counts
+    return fit, runtime.rounds, runtime.opened, counts
 
 
 def analysed(agreement: Agreement, party_id: int, joined: JoinResult) -> JoinResult:

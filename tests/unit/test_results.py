@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import stat
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from pipeline.config import Agreement, Join, Model, Party, Study
 from pipeline.results import (
@@ -20,6 +22,7 @@ from pipeline.results import (
     OwnRows,
     PathPoint,
     fit_measures,
+    model_table,
     result_document,
     write_result,
 )
@@ -151,3 +154,34 @@ def test_what_cannot_be_written_leaves_the_older_result_and_nothing_else(tmp_pat
         write_result(tmp_path, {"a": math.nan})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["result.json"]
+
+
+def shown(document: dict[str, Any]) -> str:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(model_table(document))
+    return console.export_text()
+
+
+def test_the_table_for_the_terminal_names_the_penalty_and_how_it_was_chosen() -> None:
+    assert "s: lasso with alpha 0.1 for days" in shown(document_of(AGREEMENT, MODEL))
+    chosen = document_of(with_model(alpha=0.0, n_alphas=50, folds=5, rule="1se"), replace(MODEL, alpha=0.025))
+    assert "s: lasso with alpha 0.025 (1se out of 50) for days" in " ".join(shown(chosen).split())
+    assert "standard error" not in shown(chosen)
+
+
+def test_the_table_for_the_terminal_has_standard_errors_where_they_were_opened() -> None:
+    inference = {
+        "intercept": Inference(1.0, 1.5, 0.1234, -0.5, 3.5),
+        "insurer.income": Inference(0.2, -10, 1e-9, -3, -1),
+    }
+    text = shown(document_of(with_model(kind="ols", alpha=0.0), replace(MODEL, inference=inference)))
+    lines = {line.split()[1]: line.split() for line in text.splitlines() if len(line.split()) > 3}
+    assert "standard error" in text and "s: ols for days" in text
+    assert [lines["(intercept)"][i] for i in (3, 5, 7)] == ["1.5", "1", "0.1234"]
+    assert "<" in lines["insurer.income"] and "0.0001" in lines["insurer.income"]
+
+
+def test_levels_with_brackets_are_shown_as_they_are() -> None:
+    sexes = replace(HOSPITAL, categories={"sex": ("f", "[red]m[/red]")})
+    agreement = replace(AGREEMENT, parties=(sexes, INSURER, THIRD))
+    assert "hospital.sex=[red]m[/red]" in shown(document_of(agreement, MODEL))
