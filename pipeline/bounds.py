@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.agreement import Model
 from pipeline.errors import RangeError
 from pipeline.field import FIELD_127, FIELD_191, FIELD_254, PrimeField
 from pipeline.schedule import COARSE_RIDGE_BITS, RIDGE_BITS, inversion_steps, schedule
@@ -77,6 +78,19 @@ def plan(
     _require_room(FIELD_254, largest, statistical_bits)
     inverse_field, inverse_bits = rough_inverses(features, statistical_bits)
     return Plan(FIELD_127, FIELD_254, inverse_field, statistical_bits, inverse_bits, square_bits, offsets)
+
+
+def plan_of(model: Model, records: int, features: int) -> Plan:
+    """The plan of a model's analysis."""
+    groups = 1 + model.folds
+    return plan(
+        records,
+        features,
+        fit_intercept=model.fit_intercept,
+        max_iterations=model.max_iterations,
+        problems=groups * model.problems,
+        groups=groups,
+    )
 
 
 def rough_inverses(features: int, statistical_bits: int) -> tuple[PrimeField, int]:
@@ -145,6 +159,7 @@ def smallest_tolerance(features: int) -> float:
 def _require_room(field: PrimeField, bits: int, statistical_bits: int) -> None:
     if bits + statistical_bits + RANGE_BITS > field.bits - 1:
         raise RangeError(
-            "the numbers of this study could overflow: fewer records, features or max_iterations are needed "
+            "the numbers of this study could overflow: fewer records, features, penalties, folds or max_iterations are"
+            " needed "
             f"({bits + statistical_bits + RANGE_BITS + 1} bits, {field.bits} there are)"
         )

@@ -34,6 +34,7 @@ from pipeline.session import (
     Abort,
     AbortCode,
     Beat,
+    Command,
     Done,
     Sending,
     Session,
@@ -113,6 +114,7 @@ class Carrier:
         shared: Shared,
         links: Mapping[int, Link],
         nonce: bytes,
+        command: Command,
     ) -> None:
         self._agreement = agreement
         self._local = local
@@ -120,7 +122,7 @@ class Carrier:
         self._settings = settings
         self._shared = shared
         self._links = links
-        self._session = Session(agreement, party_id, nonce)
+        self._session = Session(agreement, party_id, nonce, command)
         self._peers: dict[int, Peer] = {}
         self._senders: dict[int, Sender] = {}
         self._receivers: dict[int, Receiver] = {}

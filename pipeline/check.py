@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import bounds, config
+from pipeline.analyses import is_past
 from pipeline.config import Agreement, Gate, Local, Model, Party, Study
 from pipeline.errors import DataError, RangeError
 from pipeline.fixed_point import encode, encoded_columns
@@ -51,6 +53,8 @@ def check(path: Path, party_id: int, local: Path | None = None) -> Report:
     faults = list(found.faults)
     if found.agreement is not None:
         faults += _range_faults(found.agreement)
+        if is_past(found.agreement, datetime.now(UTC).date()):
+            faults.append("study.keep_until in the agreement is in the past, so kept shares would be refused at once")
     prepared = None if found.table is None else _prepare(*found.table, found.agreement, faults)
     if found.table is None or prepared is None:
         return Report(tuple(faults), found.agreement, party_id, None)
@@ -60,11 +64,8 @@ def check(path: Path, party_id: int, local: Path | None = None) -> Report:
 
 
 def _range_faults(agreement: Agreement) -> list[str]:
-    model = agreement.model
     try:
-        bounds.plan(
-            MAX_ROWS, len(agreement.names), fit_intercept=model.fit_intercept, max_iterations=model.max_iterations
-        )
+        bounds.plan_of(agreement.model, MAX_ROWS, len(agreement.analysed_names))
     except RangeError as error:
         return list(error.faults)
     return []

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from pipeline import __version__
 from pipeline.errors import OwnInputError, PipelineError
@@ -80,14 +81,26 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from pipeline.run import run
+
+    return _analyse(options, run)
+
+
+def _fit(options: argparse.Namespace) -> int:
+    from pipeline.run import fit
+
+    return _analyse(options, fit)
+
+
+def _analyse(options: argparse.Namespace, what: Callable[..., dict[str, Any]]) -> int:
     from pipeline.progress import print_table, reporter, standard_output
     from pipeline.results import model_table, summary_lines
-    from pipeline.run import load, run
+    from pipeline.run import load
 
     show = reporter()
     try:
         agreement, local = load(options.config, options.party_id, options.local)
-        document = run(agreement, local, options.party_id, wait=options.wait, show=show)
+        document = what(agreement, local, options.party_id, wait=options.wait, show=show)
     except BaseException:
         show.stop()
         raise
@@ -97,6 +110,15 @@ def _run(options: argparse.Namespace) -> int:
         print_table(model_table(document), console)
     for line in summary_lines(document):
         console.print(line)
+    return 0
+
+
+def _forget(options: argparse.Namespace) -> int:
+    from pipeline.config import output_of
+    from pipeline.run import forget
+
+    agreement, output = output_of(options.config, options.party_id, options.local)
+    sys.stdout.write(forget(agreement, output) + "\n")
     return 0
 
 
@@ -175,6 +197,9 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = party_command("run", _run, "this party's part of the study: join, secret sharing, lasso")
     sub.add_argument("--wait", type=_seconds, default=3600.0, metavar="SECONDS", help="for the others (3600)")
+    sub = party_command("fit", _fit, "another model on the shares that all parties have kept of a join")
+    sub.add_argument("--wait", type=_seconds, default=3600.0, metavar="SECONDS", help="for the others (3600)")
+    party_command("forget", _forget, "destroy the shares that this party has kept")
     sub = party_command("keygen", _keygen, "make this party's TLS key and certificate")
     sub.add_argument("--force", action="store_true", help="overwrite an existing key and certificate")
     party_command("check", _check, "read agreement, local file and table; talk to nobody; name every fault")

@@ -1,8 +1,8 @@
 """Paillier work in processes of its own.
 
 Processes, because one interpreter runs one thread of Python at a time: two of
-them do 1.9 times the work of one. Each gets the own key pair once, when it
-starts, draws its randomness from the operating system, and builds the comb
+them do 1.9 times the work of one. Each gets the own key pair once, draws its
+randomness from the operating system, and builds the comb
 tables it needs at first use. Only bytes travel: arrays of plaintexts and
 ciphertexts, over pipes within this party's process tree.
 
@@ -29,6 +29,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from multiprocessing.context import ForkContext, SpawnContext
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any, ClassVar, ParamSpec, Protocol, TypeAlias, TypeVar
 
@@ -37,6 +39,7 @@ import numpy as np
 from pipeline.errors import LocalProtocolError, PipelineError
 from pipeline.messages import Bytes
 from pipeline.paillier import (
+    COMMON_POWERS,
     Decryptor,
     EncryptionKey,
     KeyPair,
@@ -72,20 +75,20 @@ class Keyring:
         self._built: dict[object, Any] = {}
         self._building = threading.Lock()  # a worker of a cluster may have several threads
 
-    def own_encryptor(self, session: bytes) -> OwnEncryptor:
-        return self._once(("own", session), lambda: OwnEncryptor(self._own(), session, self._rng))
+    def own_encryptor(self, session: bytes, powers: int = COMMON_POWERS) -> OwnEncryptor:
+        return self._once(("own", session), lambda: OwnEncryptor(self._own(), session, self._rng, powers))
 
-    def peer_encryptor(self, key: EncryptionKey) -> PeerEncryptor:
-        return self._once(("peer", key), lambda: self._peer_after_own(key))
+    def peer_encryptor(self, key: EncryptionKey, powers: int = COMMON_POWERS) -> PeerEncryptor:
+        return self._once(("peer", key), lambda: self._peer_after_own(key, powers))
 
     def decryptor(self) -> Decryptor:
         return self._once("decryptor", lambda: Decryptor(self._own()))
 
-    def _peer_after_own(self, key: EncryptionKey) -> PeerEncryptor:
+    def _peer_after_own(self, key: EncryptionKey, powers: int) -> PeerEncryptor:
         # Masks begin when the own rows are all encrypted. The own key's tables, tens of megabytes that tell the primes,
         # make room; should they be wanted again, they are built again and stay.
         self._built = {name: what for name, what in self._built.items() if not isinstance(what, OwnEncryptor)}
-        return PeerEncryptor(key, self._rng)
+        return PeerEncryptor(key, self._rng, powers)
 
     def _own(self) -> KeyPair:
         if self._keypair is None:
@@ -114,9 +117,10 @@ class EncryptOwn:
 
     job: ClassVar[int] = POWERS_A_JOB
     session: bytes
+    powers: int = COMMON_POWERS  # about as many as a worker shall make
 
     def __call__(self, keyring: Keyring, plaintexts: Bytes) -> Bytes:
-        return keyring.own_encryptor(self.session).encrypt(plaintexts)
+        return keyring.own_encryptor(self.session, self.powers).encrypt(plaintexts)
 
 
 @dataclass(frozen=True)
@@ -125,9 +129,10 @@ class EncryptPeer:
 
     job: ClassVar[int] = POWERS_A_JOB
     key: EncryptionKey
+    powers: int = COMMON_POWERS  # about as many as a worker shall make
 
     def __call__(self, keyring: Keyring, plaintexts: Bytes) -> Bytes:
-        return keyring.peer_encryptor(self.key).encrypt(plaintexts)
+        return keyring.peer_encryptor(self.key, self.powers).encrypt(plaintexts)
 
 
 @dataclass(frozen=True)
@@ -136,9 +141,10 @@ class ObfuscateOwn:
 
     job: ClassVar[int] = POWERS_A_JOB
     session: bytes
+    powers: int = COMMON_POWERS  # about as many as a worker shall make
 
     def __call__(self, keyring: Keyring, places: range) -> Bytes:
-        return keyring.own_encryptor(self.session).obfuscators(len(places))
+        return keyring.own_encryptor(self.session, self.powers).obfuscators(len(places))
 
 
 @dataclass(frozen=True)
@@ -147,9 +153,10 @@ class ObfuscatePeer:
 
     job: ClassVar[int] = POWERS_A_JOB
     key: EncryptionKey
+    powers: int = COMMON_POWERS  # about as many as a worker shall make
 
     def __call__(self, keyring: Keyring, places: range) -> Bytes:
-        return keyring.peer_encryptor(self.key).obfuscators(len(places))
+        return keyring.peer_encryptor(self.key, self.powers).obfuscators(len(places))
 
 
 @dataclass(frozen=True)
@@ -207,10 +214,18 @@ class Workers:
     handed to `executor` before the first result is awaited.
     """
 
-    def __init__(self, executor: Executor, run: Callable[[Task, tuple[Part, ...]], Bytes], ahead: int) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        run: Callable[[Task, tuple[Part, ...]], Bytes],
+        ahead: int,
+        keys: SimpleQueue[KeyPair | None] | None = None,
+    ) -> None:
         self._executor = executor
         self._run = run
         self._ahead = ahead
+        self._keys = keys  # where processes that were started without one wait for it
+        self._keyless = keys is not None
         self._last_done = 0.0  # by the monotonic clock
 
     @classmethod
@@ -219,20 +234,34 @@ class Workers:
         return cls(InlineExecutor(), partial(run_job, Keyring(keypair, rng)), ahead=1)
 
     @classmethod
-    def spawn(cls, count: int, keypair: KeyPair | None) -> Workers:
-        """Start `count` processes, which draw randomness from the operating system.
+    def start(cls, count: int) -> Workers:
+        """Start `count` processes, which draw randomness from the operating system and wait until `hold` is called.
 
         Returns before they are up. Call it in the main thread: Linux takes the
         end of the thread that started a process for the death of its parent.
         """
         if threading.current_thread() is not threading.main_thread():
             raise LocalProtocolError("workers must be started from the main thread")
-        executor = ProcessPoolExecutor(
-            count, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(keypair,)
-        )
+        context = start_context()
+        keys: SimpleQueue[KeyPair | None] = context.SimpleQueue()
+        executor = ProcessPoolExecutor(count, context, initializer=_start_worker, initargs=(keys,))
         for _ in range(count):  # the pool starts a process for each job that finds none idle
             executor.submit(os.getpid)
-        return cls(executor, _run_in_worker, ahead=2 * count + 1)
+        return cls(executor, _run_in_worker, ahead=2 * count + 1, keys=keys)
+
+    @classmethod
+    def spawn(cls, count: int, keypair: KeyPair | None) -> Workers:
+        """`start` and `hold`."""
+        workers = cls.start(count)
+        workers.hold(keypair)
+        return workers
+
+    def hold(self, keypair: KeyPair | None) -> None:
+        """Give the processes the own key pair, or say that there is none; once."""
+        if self._keys is None or not self._keyless:
+            raise LocalProtocolError("workers are given a key once")
+        self._keyless = False
+        self._keys.put(keypair)
 
     def map_parts(self, task: Task, *streams: Iterable[Part]) -> Iterator[Bytes]:
         """Yield the result for each part, in order.
@@ -254,7 +283,11 @@ class Workers:
 
     def close(self) -> None:
         """End the workers after the jobs they are at; the keys end with them. Jobs not begun are dropped."""
+        if self._keyless:
+            self.hold(None)  # they hear of nothing else before
         self._executor.shutdown(wait=True, cancel_futures=True)
+        if self._keys is not None:
+            self._keys.close()
         self._executor, self._run = InlineExecutor(), _closed  # the old ones refer to the key pair
 
     def __enter__(self) -> Workers:
@@ -346,11 +379,31 @@ def cores() -> int:
 _keyring = Keyring(None, os.urandom)  # in a worker: replaced once, when it starts
 
 
-def _start_worker(keypair: KeyPair | None) -> None:
+def start_context() -> ForkContext | SpawnContext:
+    """Return how to start a process.
+
+    As a copy of this one on Linux, while it has one thread: a fresh one takes
+    0.3 s to import what this one has. Start it before there are secrets here
+    that it need not have.
+    """
+    if sys.platform == "linux" and threading.active_count() == 1:
+        return multiprocessing.get_context("fork")
+    return multiprocessing.get_context("spawn")
+
+
+def ignore_interrupts() -> None:
+    """Leave to the parent process what an interrupt ends; forget what it does when it is told to end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _start_worker(keys: SimpleQueue[KeyPair | None]) -> None:
     global _keyring
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # its parent decides what an interrupt ends
+    ignore_interrupts()
     die_with_parent()
     no_core_dump()
+    keypair = keys.get()
+    keys.put(keypair)  # for the next one
     _keyring = Keyring(keypair, os.urandom)
 
 

@@ -17,7 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Context
 from pathlib import Path
 from typing import Literal, cast
@@ -79,6 +79,7 @@ __all__ = [
     "load_agreement",
     "load_local",
     "local_path",
+    "output_of",
     "parse_canonical",
 ]
 
@@ -236,6 +237,19 @@ def key_places(path: Path, party_id: int, local: Path | None = None) -> KeyPlace
     return KeyPlaces(party.name, party.address[0], private_key, certificate)
 
 
+def output_of(path: Path, party_id: int, local: Path | None = None) -> tuple[Agreement, Path]:
+    """The agreement and a party's output folder; neither key nor certificates need be there or still be valid."""
+    faults: list[str] = []
+    agreement = _read_agreement(path, False, datetime.now(UTC), faults)
+    party = None if agreement is None else _party_of(agreement, party_id, faults)
+    file = local or local_path(path, party_id)
+    table = _local_table(file, faults)
+    output = None if table is None or party is None else _output(table, file.parent, party)
+    if faults or agreement is None or output is None:
+        raise ConfigError(faults)
+    return agreement, output
+
+
 # --- the agreement --------------------------------------------------------------------------------
 
 
@@ -260,7 +274,7 @@ def _read_agreement(
         return None
     top = Table(content, path.name, "", faults)
     top.refuse_unknown(_TABLES, "table")
-    study = _study(_section(top, "study"), now.date())
+    study = _study(_section(top, "study"))
     parties = _parties(top, path.parent, now if require_certificates else None)
     if readable is not None:
         readable += parties
@@ -286,7 +300,7 @@ def _features(top: Table, parties: Sequence[Party]) -> list[Column] | None:
     return [column for party in in_order if party.role == "controller" for column in party.columns]
 
 
-def _study(table: Table, today: date) -> Study:
+def _study(table: Table) -> Study:
     table.refuse_unknown(_STUDY_KEYS)
     table.require("name", "give the study a name")
     study = Study(
@@ -301,8 +315,6 @@ def _study(table: Table, today: date) -> Study:
         for key in ("keep_until", "max_analyses"):
             if key in table.values:
                 table.fault(key, "is about kept shares; it needs keep_shares = true")
-    elif study.keep_until is not None and study.keep_until < today:
-        table.fault("keep_until", "is in the past, so kept shares would be refused at once")
     return study
 
 

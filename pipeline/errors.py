@@ -39,6 +39,10 @@ class DataError(OwnInputError):
     """The table is wrong; a fault names file, column and line, never a value."""
 
 
+class SharesMissing(OwnInputError):
+    """This party has no kept shares that it could analyse; the others are told."""
+
+
 class RangeError(OwnInputError):
     """A number cannot be represented, or could overflow later on."""
 

@@ -98,7 +98,7 @@ def choose_scale(low: float, high: float, offset_bits: int = OFFSET_BITS) -> Sca
     # 2**(magnitude - 1) <= half < 2**magnitude, so the first fits unless it is rounded up to 2**(VALUE_BITS - 1).
     for exponent in (VALUE_BITS - 1 - magnitude, VALUE_BITS - 2 - magnitude):
         scale = Scale(round(math.ldexp(low / 2 + high / 2, exponent)), exponent)
-        if max(abs(_encoded(low, scale)), abs(_encoded(high, scale))) <= VALUE_BOUND:
+        if max(abs(encode_value(low, scale)), abs(encode_value(high, scale))) <= VALUE_BOUND:
             break
     if half == 0 or exponent > MAX_EXPONENT:
         return _TOO_FINE
@@ -114,7 +114,8 @@ def _constant_scale(value: float, offset_bits: int) -> Scale:
     return Scale(round(math.ldexp(value, exponent)), exponent)
 
 
-def _encoded(value: float, scale: Scale) -> int:
+def encode_value(value: float, scale: Scale) -> int:
+    """As `encode_column`, of one value, without the bound."""
     return round(math.ldexp(value - scale.centre, scale.exponent))
 
 

@@ -3,7 +3,9 @@
 The process holds the secrets of the join: the table, the key of the keyed
 hash, the Paillier keys and their tables, the masks and the additive shares.
 Nothing of it is written anywhere, and only the share of the Gram matrix leaves:
-its size does not depend on the number of records. The main process forwards
+its size does not depend on the number of records. Where the agreement says so,
+the Shamir shares of the matched table are written to a file besides, which is the
+main process's and has no name as long as this process runs. The main process forwards
 the messages, contributions to keys among them; see `run.py` for its side of the
 pipe.
 
@@ -19,17 +21,16 @@ import contextlib
 import logging
 import os
 import secrets
-import signal
 import time
 import traceback
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
-from pipeline import bounds, matching, subgroup_keys, wire
-from pipeline.cluster import Cluster
-from pipeline.compute import Workers, cores, die_with_parent, no_core_dump
+from pipeline import bounds, joins, matching, subgroup_keys, wire
+from pipeline.compute import Workers, cores, die_with_parent, ignore_interrupts, no_core_dump
 from pipeline.config import Agreement, Join, Local
 from pipeline.driver import Mailbox, Role, drive
 from pipeline.errors import (
@@ -42,13 +43,17 @@ from pipeline.errors import (
     RemoteProtocolError,
 )
 from pipeline.fixed_point import encode
-from pipeline.messages import Message, ShamirShare, ShareKey
+from pipeline.kept_shares import ShareWriter, UnnamedFile
+from pipeline.messages import IntersectionSize, Message, ShamirShare, ShareKey
 from pipeline.paillier import KeyPair
 from pipeline.preprocess import prepare
 from pipeline.psi import Controller, PaillierWorkers, ThirdParty
 from pipeline.psi_states import AdditiveShares, Matched, Setting, Table
-from pipeline.rare_levels import check_rare_levels
+from pipeline.rare_levels import check_rare_levels, two_valued
 from pipeline.share_convert import ControllerSharing, GramShare, SharingSetting, ThirdPartySharing
+
+if TYPE_CHECKING:
+    from pipeline.cluster import Cluster
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +64,8 @@ class JoinResult:
 
     `exponents` (of both controllers' columns, in their order), `offsets` (of
     this controller's own columns) and the row counts are None at the third party.
+    `two_valued` has, of this controller's own columns, the two values or None.
+    `kept` is the SHA-256 of the file of shares, if they are kept.
     """
 
     gram: GramShare
@@ -67,6 +74,8 @@ class JoinResult:
     read: int
     dropped: Mapping[str, int]
     seconds: Mapping[str, float]
+    two_valued: tuple[tuple[float, float] | None, ...] | None = None
+    kept: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,9 +124,11 @@ class PipeChannel:
     while it could read.
     """
 
-    def __init__(self, connection: Connection, session: bytes) -> None:
+    def __init__(self, connection: Connection, session: bytes, learnt: Callable[[], None] | None = None) -> None:
+        """`learnt` is called when the number of matches has come, before it is handed out."""
         self._connection = connection
         self._session = session
+        self._learnt = learnt
         self._free = True
         self._arrived: deque[tuple[int, Message]] = deque()
 
@@ -142,7 +153,10 @@ class PipeChannel:
             case ("sent",):
                 self._free = True
             case ("message", int(sender), bytes(data)):
-                self._arrived.append((sender, wire.decode(data, self._session)))
+                message = wire.decode(data, self._session)
+                if isinstance(message, IntersectionSize) and self._learnt is not None:
+                    self._learnt()
+                self._arrived.append((sender, message))
             case other:
                 raise LocalProtocolError(f"the main process sent {other[0]!r}")
 
@@ -165,15 +179,27 @@ class PipeProgress:
         self._connection.send(("advance", done, total))
 
 
-def main(connection: Connection, agreement: Agreement, local: Local, party_id: int, debug: bool) -> None:
-    """Entry of the process; what goes wrong is told over the pipe, and without `debug` nowhere else."""
+def main(
+    connection: Connection,
+    agreement: Agreement,
+    local: Local,
+    party_id: int,
+    shares: UnnamedFile | None,
+    debug: bool,
+) -> None:
+    """Entry of the process; what goes wrong is told over the pipe, and without `debug` nowhere else.
+
+    shares : where Shamir shares are written, if they are kept.
+    """
     if not debug:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # workers that are killed while they start complain
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what an interrupt ends
-    die_with_parent()
+    ignore_interrupts()
     no_core_dump()
     try:
-        connection.send(("result", _steps(connection, agreement, local, party_id)))
+        # First of all: they may be copies of this process, which knows nothing yet.
+        with _workers(local) as workers:
+            die_with_parent()
+            connection.send(("result", _steps(connection, agreement, local, party_id, workers, shares)))
     except (EOFError, BrokenPipeError):
         os._exit(1)  # the main process has gone
     except BaseException as error:
@@ -191,39 +217,56 @@ class _Remains:
     offsets: tuple[int, ...]
     read: int
     dropped: Mapping[str, int]
+    two_valued: tuple[tuple[float, float] | None, ...]
+    join: joins.Planned
 
 
-def _steps(connection: Connection, agreement: Agreement, local: Local, party_id: int) -> JoinResult:
+def _steps(
+    connection: Connection,
+    agreement: Agreement,
+    local: Local,
+    party_id: int,
+    own_workers: Workers | None,
+    shares: UnnamedFile | None,
+) -> JoinResult:
     clock = _Clock()
     remains, table = _prepare(agreement, local, party_id)
-    cluster = Cluster.connect(local.compute) if local.compute.scheduler is not None else None
+    cluster = _cluster(local)
     seconds = {"prepare": clock.lap()}
     connection.send(("ready",))
     keypair = _new_key(agreement.join) if table is not None else None
-    with _workers(cluster, local, keypair) as workers:  # they come up while the others are awaited
+    with _with_key(cluster, own_workers, keypair) as workers:
         match connection.recv():
             case ("session", bytes(session)):
                 clock.lap()
             case other:
                 raise LocalProtocolError(f"the main process sent {other[0]!r} before the session")
-        mailbox = Mailbox(PipeChannel(connection, session))
+        learnt = None if remains is None else remains.join.record
+        mailbox = Mailbox(PipeChannel(connection, session, learnt))
         progress = PipeProgress(connection)
         setting = Setting.of(agreement, session)
-        public = (keypair.modulus, keypair.base) if keypair is not None else ()
-        cryptography = PaillierWorkers(workers, session, *public)
+        cryptography = PaillierWorkers(workers, session)
+        if keypair is not None and table is not None:
+            ciphertexts = len(table.values) * setting.row_shape(party_id)[0]
+            powers = max(1, ciphertexts // _count(local))  # of masks there are as many or fewer
+            cryptography = PaillierWorkers(workers, session, keypair.modulus, keypair.base, powers)
         del keypair
         role = _join_role(party_id, setting, table, cryptography, progress)
         del table  # the role lets go of identifiers and rows as they are uploaded
         joined = drive(role, mailbox, (ShareKey, ShamirShare))
         del role
     seconds["join"] = clock.lap()
-    gram = drive(_sharing_role(agreement, party_id, session, joined, progress), mailbox)
+    sharing = _sharing_setting(agreement, session, joined.records)
+    writer = None if shares is None else ShareWriter(shares, sharing.records, sharing.columns, sharing.field)
+    gram = drive(_sharing_role(party_id, sharing, joined, progress, writer), mailbox)
+    kept = None if writer is None else writer.end()
     seconds["share"] = clock.lap()
     if remains is None or not isinstance(joined, AdditiveShares):
-        return JoinResult(gram, None, None, 0, {}, seconds)
+        return JoinResult(gram, None, None, 0, {}, seconds, kept=kept)
     exponents = {party_id: remains.exponents, setting.peer(party_id): joined.peer_exponents}
     in_order = tuple(e for controller in setting.controllers for e in exponents[controller])
-    return JoinResult(gram, in_order, remains.offsets, remains.read, remains.dropped, seconds)
+    own = remains
+    return JoinResult(gram, in_order, own.offsets, own.read, own.dropped, seconds, own.two_valued, kept)
 
 
 def _prepare(agreement: Agreement, local: Local, party_id: int) -> tuple[_Remains | None, Table | None]:
@@ -237,14 +280,36 @@ def _prepare(agreement: Agreement, local: Local, party_id: int) -> tuple[_Remain
         encoded = encode(prepared.values, party, bounds.offset_bits(agreement.model.fit_intercept))
     except DataError as error:
         raise DataError(f"{local.data}: {fault}" for fault in error.faults) from error
-    remains = _Remains(encoded.exponents, encoded.offsets, prepared.read, prepared.dropped)
+    pairs = tuple(two_valued(prepared.values, party))
+    planned = joins.planned(local.output, agreement.study, prepared)
+    remains = _Remains(encoded.exponents, encoded.offsets, prepared.read, prepared.dropped, pairs, planned)
     return remains, Table(prepared.identifiers, encoded.values, encoded.exponents)
 
 
-def _workers(cluster: Cluster | None, local: Local, keypair: KeyPair | None) -> Workers:
+def _workers(local: Local) -> contextlib.AbstractContextManager[Workers | None]:
+    """Processes on this machine; None where a cluster is to be used."""
+    return Workers.start(_count(local)) if local.compute.scheduler is None else contextlib.nullcontext()
+
+
+def _cluster(local: Local) -> Cluster | None:
+    if local.compute.scheduler is None:
+        return None
+    from pipeline.cluster import Cluster
+
+    return Cluster.connect(local.compute)
+
+
+def _with_key(cluster: Cluster | None, workers: Workers | None, keypair: KeyPair | None) -> Workers:
     if cluster is not None:
         return cluster.workers(keypair)
-    return Workers.spawn(local.compute.workers or cores(), keypair)
+    assert workers is not None  # noqa: S101 (one of the two there is)
+    workers.hold(keypair)
+    return workers
+
+
+def _count(local: Local) -> int:
+    """Of worker processes, if there is no cluster."""
+    return local.compute.workers or cores()
 
 
 def _new_key(join: Join) -> KeyPair:
@@ -262,33 +327,32 @@ def _join_role(
     return Controller(party_id, setting, table, cryptography, secrets.token_bytes, progress)
 
 
-def _sharing_role(
-    agreement: Agreement,
-    party_id: int,
-    session: bytes,
-    joined: AdditiveShares | Matched,
-    progress: PipeProgress,
-) -> Role[GramShare]:
-    """Step 7, in the field in which step 8 is proved not to overflow."""
+def _sharing_setting(agreement: Agreement, session: bytes, records: int) -> SharingSetting:
+    """Step 7 is in the field in which step 8 is proved not to overflow."""
     model = agreement.model
-    sizes = bounds.plan(
-        joined.records,
-        len(agreement.names),
-        fit_intercept=model.fit_intercept,
-        max_iterations=model.max_iterations,
-    )
+    sizes = bounds.plan_of(model, records, len(agreement.analysed_names))
     first, second = agreement.controllers
-    setting = SharingSetting(
+    return SharingSetting(
         session,
         (first.id, second.id),
         {party.id: party.width for party in (first, second)},
         sizes.field,
-        joined.records,
+        records,
         max(1, model.folds),
     )
+
+
+def _sharing_role(
+    party_id: int,
+    setting: SharingSetting,
+    joined: AdditiveShares | Matched,
+    progress: PipeProgress,
+    keep: ShareWriter | None,
+) -> Role[GramShare]:
+    """Step 7."""
     if isinstance(joined, Matched):
-        return ThirdPartySharing(setting, progress)
-    return ControllerSharing(party_id, setting, joined.own, joined.masks, secrets.token_bytes, progress)
+        return ThirdPartySharing(setting, progress, keep)
+    return ControllerSharing(party_id, setting, joined.own, joined.masks, secrets.token_bytes, progress, keep=keep)
 
 
 class _Clock:

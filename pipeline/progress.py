@@ -91,13 +91,13 @@ class Bars:
         )
         self._task: TaskID | None = None
         self._words = ""
-        self._progress.start()
 
     def step(self, words: str) -> None:
         if words == self._words:
             return
         self._complete()
         self._words = words
+        self._progress.start()  # not before: it starts a thread, and a process with threads cannot be copied
         self._task = self._progress.add_task(words, total=None)
 
     def advance(self, done: int, total: int) -> None:

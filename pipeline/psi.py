@@ -71,7 +71,7 @@ from pipeline.messages import (
     TooFewRecords,
 )
 from pipeline.packing import SLOT_BYTES, draw_masks, pack_values, slots_of
-from pipeline.paillier import DistinctResidues, EncryptionKey, RandomBytes, check_modulus, residues
+from pipeline.paillier import COMMON_POWERS, DistinctResidues, EncryptionKey, RandomBytes, check_modulus, residues
 from pipeline.psi_states import (
     CONTROLLER,
     CONTROLLER_TRANSITIONS,
@@ -165,12 +165,13 @@ class PaillierWorkers:
     session: bytes
     modulus: bytes = b""  # of the key the workers were given; the third party has none
     base: bytes = b""
+    powers: int = COMMON_POWERS  # ciphertexts that each worker makes under a key, about
 
     def encrypt_own(self, plaintexts: Iterable[Bytes]) -> Iterator[Bytes]:
-        return self.workers.map_parts(EncryptOwn(self.session), plaintexts)
+        return self.workers.map_parts(EncryptOwn(self.session, self.powers), plaintexts)
 
     def encrypt_peer(self, plaintexts: Iterable[Bytes], key: EncryptionKey) -> Iterator[Bytes]:
-        return self.workers.map_parts(EncryptPeer(key), plaintexts)
+        return self.workers.map_parts(EncryptPeer(key, self.powers), plaintexts)
 
     def decrypt(self, ciphertexts: Bytes) -> Bytes:
         return next(self.workers.map_parts(Decrypt(), [ciphertexts]))

@@ -116,11 +116,12 @@ async def analyse(
     Raises Refused, at all parties alike: "constant-outcome", "spread", "min_level_count", "rank", "not-converged",
     "held-out", "criterion", "min_residual_df", "max_parameters_ratio" or "max_r2"; or the error that ended a link.
     """
+    model = problem.model
     sizes = plan(
         gram.records,
         problem.features,
-        fit_intercept=problem.model.fit_intercept,
-        max_iterations=problem.model.max_iterations,
+        fit_intercept=model.fit_intercept,
+        max_iterations=model.max_iterations,
         problems=problem.groups * problem.choices,
         groups=problem.groups,
     )

@@ -4,7 +4,7 @@ Between each two parties there is one ordered stream of frames. Each party
 keeps one `Session`, which takes what happens on those streams and says what is
 to be sent:
 
-    connected       ->  Hello (version, digest of the agreement, nonce)
+    connected       ->  Hello (version, digest of the agreement, nonce, command)
     Hello of all    ->  Ready (session identifier) to all
     Ready of all        the session stands; from here on a lost peer ends the run
     Stream, Beat        bytes of step 8; signs of life
@@ -26,9 +26,9 @@ from typing import TypeAlias
 
 from pipeline import refusals
 from pipeline.agreement import MAX_CANONICAL_BYTES, Agreement, canonical_json, differences, parse_canonical
-from pipeline.errors import OwnInputError, PeerError, PipelineError, Refused, RemoteProtocolError
+from pipeline.errors import OwnInputError, PeerError, PipelineError, Refused, RemoteProtocolError, SharesMissing
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 SESSION_LABEL = b"secure-lasso-pipeline/session/v1"
 NONCE_BYTES = 32
 DIGEST_BYTES = 32
@@ -54,24 +54,55 @@ class AbortCode(Enum):
     PEER_LOST = 11
     PEER_STALLED = 12
     PROTOCOL_BROKEN = 13
+    NO_SHARES = 14
+    COMMANDS_DIFFER = 15
     REFUSED = 32
     REFUSED_TOO_FEW_RECORDS = 33
     REFUSED_NOT_CONVERGED = 34
     REFUSED_CONSTANT_OUTCOME = 35
     REFUSED_SPREAD = 36
     REFUSED_RANK = 37
+    REFUSED_MIN_LEVEL_COUNT = 38
+    REFUSED_MIN_RESIDUAL_DF = 39
+    REFUSED_MAX_PARAMETERS_RATIO = 40
+    REFUSED_MAX_R2 = 41
+    REFUSED_HELD_OUT = 42
+    REFUSED_CRITERION = 43
+    REFUSED_OTHER_JOIN = 48
+    REFUSED_EXPIRED = 49
+    REFUSED_ANALYSES_USED = 50
+    REFUSED_OPENED_USED = 51
 
 
 _RULES = {
     "agreements-differ": AbortCode.AGREEMENTS_DIFFER,
     "versions-differ": AbortCode.VERSIONS_DIFFER,
+    "commands-differ": AbortCode.COMMANDS_DIFFER,
     "too-few-records": AbortCode.REFUSED_TOO_FEW_RECORDS,
     "not-converged": AbortCode.REFUSED_NOT_CONVERGED,
     "constant-outcome": AbortCode.REFUSED_CONSTANT_OUTCOME,
     "spread": AbortCode.REFUSED_SPREAD,
     "rank": AbortCode.REFUSED_RANK,
+    "min_level_count": AbortCode.REFUSED_MIN_LEVEL_COUNT,
+    "min_residual_df": AbortCode.REFUSED_MIN_RESIDUAL_DF,
+    "max_parameters_ratio": AbortCode.REFUSED_MAX_PARAMETERS_RATIO,
+    "max_r2": AbortCode.REFUSED_MAX_R2,
+    "held-out": AbortCode.REFUSED_HELD_OUT,
+    "criterion": AbortCode.REFUSED_CRITERION,
+    "other-join": AbortCode.REFUSED_OTHER_JOIN,
+    "expired": AbortCode.REFUSED_EXPIRED,
+    "analyses-used": AbortCode.REFUSED_ANALYSES_USED,
+    "opened-used": AbortCode.REFUSED_OPENED_USED,
     "refused": AbortCode.REFUSED,
 }
+
+
+class Command(IntEnum):
+    """What the parties do together; all must do the same."""
+
+    RUN = 0
+    FIT = 1
+
 
 _AGAIN = "then start again at all parties"
 
@@ -97,6 +128,13 @@ _SENTENCES = {
     AbortCode.PROTOCOL_BROKEN: (
         f"something it received is not allowed by the protocol; compare the versions of the software, {_AGAIN}"
     ),
+    AbortCode.NO_SHARES: (
+        "it keeps no shares of the matched records that could be analysed; its own last message says why. Run the "
+        "study at all parties if it is to be analysed again"
+    ),
+    AbortCode.COMMANDS_DIFFER: (
+        "it and {whom} were started with different commands; give the same one, run or fit, at all parties"
+    ),
     AbortCode.REFUSED: "a rule of the study forbids to go on; its own last message names the rule",
 }
 
@@ -106,6 +144,8 @@ def abort_code(error: BaseException) -> AbortCode:
     match error:
         case Refused():
             return _RULES.get(error.rule, AbortCode.REFUSED)
+        case SharesMissing():
+            return AbortCode.NO_SHARES
         case OwnInputError():
             return AbortCode.OWN_INPUT
         case RemoteProtocolError():
@@ -122,6 +162,7 @@ class Hello:
     version: int
     digest: bytes  # of the agreement
     nonce: bytes  # fresh; the same to all
+    command: Command = Command.RUN
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +225,13 @@ def encode(frame: Frame) -> bytes:
     """One byte for the kind, then fields of fixed length; in every version to come a Hello begins with its version."""
     match frame:
         case Hello():
-            return bytes([_Kind.HELLO]) + frame.version.to_bytes(2, "big") + frame.digest + frame.nonce
+            return (
+                bytes([_Kind.HELLO])
+                + frame.version.to_bytes(2, "big")
+                + frame.digest
+                + frame.nonce
+                + bytes([frame.command])
+            )
         case Contents():
             return bytes([_Kind.CONTENTS]) + frame.party.to_bytes(2, "big") + frame.canonical
         case Ready():
@@ -225,9 +272,9 @@ def _hello(body: bytes) -> Hello:
     version = int.from_bytes(body[:2], "big")
     if version != PROTOCOL_VERSION:
         return Hello(version, bytes(DIGEST_BYTES), bytes(NONCE_BYTES))  # what follows may have another form
-    if len(body) != 2 + DIGEST_BYTES + NONCE_BYTES:
+    if len(body) != 2 + DIGEST_BYTES + NONCE_BYTES + 1:
         raise ValueError("a greeting of wrong length")
-    return Hello(version, body[2 : 2 + DIGEST_BYTES], body[2 + DIGEST_BYTES :])
+    return Hello(version, body[2 : 2 + DIGEST_BYTES], body[2 + DIGEST_BYTES : -1], Command(body[-1]))
 
 
 def _abort(body: bytes) -> Abort:
@@ -292,10 +339,11 @@ class Session:
     state of its sender does not allow ends the session and moves nothing.
     """
 
-    def __init__(self, agreement: Agreement, party_id: int, nonce: bytes) -> None:
+    def __init__(self, agreement: Agreement, party_id: int, nonce: bytes, command: Command = Command.RUN) -> None:
         self._agreement = agreement
         self._me = party_id
         self._nonce = nonce
+        self._command = command
         self._digest = bytes.fromhex(agreement.digest)
         self._reachable: set[int] = set()
         self._differing: list[Contents] = []  # another agreement than ours
@@ -321,7 +369,7 @@ class Session:
     def connected(self, peer: int) -> list[Sending]:
         """A connection with `peer` is there."""
         self.states[peer] = Connected()
-        return [(peer, Hello(PROTOCOL_VERSION, self._digest, self._nonce))]
+        return [(peer, Hello(PROTOCOL_VERSION, self._digest, self._nonce, self._command))]
 
     def reached(self, peer: int) -> list[Sending]:
         """`peer` answers at its own address."""
@@ -386,6 +434,13 @@ class Session:
                 f"{PROTOCOL_VERSION}; install the same version of the software at all parties"
             )
             raise self.end(Refused("versions-differ", sentence), AbortCode.VERSIONS_DIFFER, peer)
+        if hello.command != self._command:
+            names = [f"`{command.name.lower()}`" for command in (hello.command, self._command)]
+            sentence = (
+                f"{self.name(peer)} was started with the command {names[0]} and this party with {names[1]}; "
+                "give the same one at all parties"
+            )
+            raise self.end(Refused("commands-differ", sentence), AbortCode.COMMANDS_DIFFER, peer)
         if hello.digest != self._digest:
             self.states[peer] = Differing()
             return [(peer, self._contents())]

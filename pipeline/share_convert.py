@@ -16,8 +16,8 @@ pseudorandom: f(k) = s*(1 - k/j) + f(j)*k/j. One party alone learns nothing, any
 two hold s. The shares of both dealers added are Shamir shares of the matched
 table, which no one has seen.
 
-A party keeps no table of shares: rows go into the Gram matrix of their fold as they
-come.
+A party keeps no table of shares in memory: rows go into the Gram matrix of their fold as
+they come, and to `keep`, where the agreement says that shares are kept.
 One of the controllers precedes the other (0 before 1, 1 before 2, 2 before 0):
 
     follower (0)            leader (1)              third party (2)
@@ -36,7 +36,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
-from typing import NoReturn, TypeAlias
+from typing import NoReturn, Protocol, TypeAlias
 
 import numpy as np
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -52,6 +52,7 @@ PARTIES = 3
 STEP = "sharing the matched records"
 
 RandomBytes: TypeAlias = Callable[[int], bytes]
+Keep: TypeAlias = Callable[[Words], None]  # takes Shamir shares of rows, (rows, columns, words), in their order
 Progress: TypeAlias = Callable[[str, int, int], None]  # step, done, total
 
 
@@ -128,6 +129,35 @@ class SharingSetting:
             yield range(first, min(first + step, rows.stop))
 
 
+class Accumulator(Protocol):
+    """Where both dealings come together, row by row in the order of the table."""
+
+    def add_sum(self, rows: Words, others: Words) -> None: ...
+
+    def result(self) -> Words: ...
+
+
+class KeepingAccumulator:
+    """Hands each row on to `keep` before it is added up."""
+
+    def __init__(self, field: PrimeField, accumulator: Accumulator, keep: Keep) -> None:
+        self._field = field
+        self._accumulator = accumulator
+        self._keep = keep
+
+    def add_sum(self, rows: Words, others: Words) -> None:
+        self._keep(self._field.add(rows, others))
+        self._accumulator.add_sum(rows, others)
+
+    def result(self) -> Words:
+        return self._accumulator.result()
+
+
+def accumulator(setting: SharingSetting, keep: Keep | None) -> Accumulator:
+    adding_up: Accumulator = setting.accumulator()
+    return adding_up if keep is None else KeepingAccumulator(setting.field, adding_up, keep)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class GramShare:
     """One party's share of the Gram matrices Z^T Z of the folds of the matched table Z = [1, X].
@@ -193,7 +223,7 @@ class Dealer:
         shares = self.setting.field.line(self._additive(rows), derived, keyed, points)
         return shares[points.index(own)], shares[points.index(sent)]
 
-    def deal_into(self, gram: FoldAccumulator, rows: range, other: Callable[[range], Words]) -> Words:
+    def deal_into(self, gram: Accumulator, rows: range, other: Callable[[range], Words]) -> Words:
         """Deal these rows; add up, with the other dealer's shares, what is kept; return what is to be sent."""
         field = self.setting.field
         result = field.zeros(len(rows), self.setting.columns)
@@ -243,7 +273,7 @@ class AwaitingLeader:
     """The follower: it has dealt and added up the rows it was sent shares of."""
 
     dealer: Dealer
-    gram: FoldAccumulator
+    gram: Accumulator
     rows: int
 
 
@@ -260,7 +290,7 @@ class AwaitingFollower:
     """The third party with the key."""
 
     stream: PseudorandomElements
-    gram: FoldAccumulator
+    gram: Accumulator
     rows: int
 
 
@@ -275,6 +305,7 @@ class ControllerSharing:
     own, masks : as in `Dealer`; taken over and overwritten, so they must be writeable.
     rng : gives that many random bytes; the dealt key comes from it.
     part_bytes : about the size of a part; the leader's choice serves both controllers.
+    keep : gets this party's shares of all rows, if they are to be kept.
     """
 
     def __init__(
@@ -286,6 +317,7 @@ class ControllerSharing:
         rng: RandomBytes,
         progress: Progress = _unseen,
         part_bytes: int = PART_BYTES,
+        keep: Keep | None = None,
     ) -> None:
         self.state: NotStarted | AwaitingKey | Dealing | AwaitingLeader | Done = NotStarted(own, masks)
         self._me = me
@@ -293,6 +325,7 @@ class ControllerSharing:
         self._rng = rng
         self._progress = progress
         self._part_bytes = part_bytes
+        self._keep = keep
 
     @property
     def result(self) -> GramShare | None:
@@ -310,7 +343,7 @@ class ControllerSharing:
         if self._me == self._setting.leader:
             self.state = AwaitingKey(dealer)
         else:
-            self.state = AwaitingLeader(dealer, self._setting.accumulator(), 0)
+            self.state = AwaitingLeader(dealer, accumulator(self._setting, self._keep), 0)
         return [Outgoing((self._me + 1) % PARTIES, ShareKey(key))]
 
     def receive(self, sender: int, message: Message) -> Iterable[Outgoing]:
@@ -336,7 +369,7 @@ class ControllerSharing:
             raise LocalProtocolError(f"additive shares of shape {slots.shape}, not a writeable {shape}")
 
     def _lead(self, dealer: Dealer, stream: PseudorandomElements) -> Iterator[Outgoing]:
-        setting, gram = self._setting, self._setting.accumulator()
+        setting, gram = self._setting, accumulator(self._setting, self._keep)
         for rows in setting.parts(self._part_bytes):
             sent = dealer.deal_into(gram, rows, partial(setting.derived, stream))
             self._progress(STEP, rows.stop, setting.records)
@@ -357,10 +390,11 @@ class ControllerSharing:
 class ThirdPartySharing:
     """The third party's part of step 7; `result` is there when all rows are added up."""
 
-    def __init__(self, setting: SharingSetting, progress: Progress = _unseen) -> None:
+    def __init__(self, setting: SharingSetting, progress: Progress = _unseen, keep: Keep | None = None) -> None:
         self.state: AwaitingBoth | AwaitingFollower | Done = AwaitingBoth((), 0)
         self._setting = setting
         self._progress = progress
+        self._keep = keep
 
     @property
     def result(self) -> GramShare | None:
@@ -378,7 +412,7 @@ class ThirdPartySharing:
         match self.state, message:
             case AwaitingBoth(parts), ShareKey(key) if sender == self._setting.leader:
                 stream = self._setting.stream(sender, key)
-                self.state = AwaitingFollower(stream, self._setting.accumulator(), 0)
+                self.state = AwaitingFollower(stream, accumulator(self._setting, self._keep), 0)
                 for part in parts:
                     self._add(self.state, part)
             case AwaitingBoth(parts, rows), ShamirShare() if sender == self._setting.follower:

@@ -25,6 +25,7 @@ from pipeline.errors import RemoteProtocolError
 from pipeline.paillier import ORDER_BITS, KeyPair, Number, RandomBytes, Subgroup
 
 ROUNDS = 40  # of Miller-Rabin: a composite passes with less than 4^-40
+PROBABLY = 25  # rounds while primes are sought; `faults` asks for all of each that was found
 UNIFORM_BITS = 128  # more are drawn than needed: within 2^-128 of uniform
 DISTANCE_BITS = 100  # p and q differ in one of their first 100 bits (FIPS 186-5, A.1.3)
 SMALL_ORDERS = 1 << 12  # primes below it divide no order of a published base
@@ -38,7 +39,8 @@ def generate(bits: int, rng: RandomBytes, order_bits: int = ORDER_BITS) -> KeyPa
     order_bits : smaller than ORDER_BITS only in tests.
     """
     while True:
-        (p, of_p), (q, of_q) = (_prime_with_factor(bits // 2, order_bits, rng) for _ in range(2))
+        p, of_p = _prime_with_factor(bits // 2, order_bits, rng)
+        q, of_q = _prime_with_factor(bits // 2, order_bits, rng, beside=p)
         pair = KeyPair(p, q, Subgroup(of_p, of_q, _base(p, q, of_p, of_q, rng)))
         if not faults(pair, bits, order_bits):
             return pair
@@ -98,21 +100,25 @@ def _small_orders() -> Number:
     return gmpy2.primorial(SMALL_ORDERS)
 
 
-def _prime_with_factor(bits: int, order_bits: int, rng: RandomBytes) -> tuple[int, int]:
-    """Return a prime p = 2 a b + 1 of `bits` bits, the two highest set, and its prime a of `order_bits`."""
+def _prime_with_factor(bits: int, order_bits: int, rng: RandomBytes, beside: int = 3) -> tuple[int, int]:
+    """Return a prime p = 2 a b + 1 of `bits` bits, the two highest set, and its prime a of `order_bits`.
+
+    p - 1 and `beside` - 1 share no odd factor. A third of all pairs do, which is seen sooner than primality.
+    """
     a = _prime_in(1 << (order_bits - 1), 1 << order_bits, rng)
     # Two of these, each of at least 3/4 of 2^bits, have a product of exactly 2 bits.
     low, high = (3 << (bits - 2)) // (2 * a) + 1, (1 << bits) // (2 * a)
     while True:
-        p = 2 * a * (_below(high - low, rng) + low | 1) + 1
-        if p.bit_length() == bits and _is_prime(p):
+        half = a * (_below(high - low, rng) + low | 1)
+        p = 2 * half + 1
+        if p.bit_length() == bits and gmpy2.gcd(half, beside - 1) == 1 and _is_prime(p, PROBABLY):
             return p, a
 
 
 def _prime_in(low: int, high: int, rng: RandomBytes) -> int:
     while True:
         candidate = _below(high - low, rng) + low | 1
-        if _is_prime(candidate):
+        if _is_prime(candidate, PROBABLY):
             return candidate
 
 
@@ -136,5 +142,5 @@ def _below(limit: int, rng: RandomBytes) -> int:
     return int.from_bytes(rng(math.ceil((limit.bit_length() + UNIFORM_BITS) / 8)), "big") % limit
 
 
-def _is_prime(number: int) -> bool:
-    return bool(gmpy2.is_prime(mpz(number), ROUNDS))
+def _is_prime(number: int, rounds: int = ROUNDS) -> bool:
+    return bool(gmpy2.is_prime(mpz(number), rounds))

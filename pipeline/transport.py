@@ -23,10 +23,10 @@ from pipeline.carrier import Carrier
 from pipeline.config import Agreement, Local
 from pipeline.errors import ConfigError, LocalProtocolError, PipelineError
 from pipeline.parcels import MAX_PAYLOAD_BYTES
-from pipeline.session import NONCE_BYTES, AbortCode, abort_code
+from pipeline.session import NONCE_BYTES, AbortCode, Command, abort_code
 from pipeline.tls import refuse_key_log
 
-__all__ = ["AbortCode", "Link", "Node", "TransportSettings", "abort_code"]
+__all__ = ["AbortCode", "Command", "Link", "Node", "TransportSettings", "abort_code"]
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +44,19 @@ class Node:
     """
 
     def __init__(
-        self, agreement: Agreement, local: Local, party_id: int, *, settings: TransportSettings | None = None
+        self,
+        agreement: Agreement,
+        local: Local,
+        party_id: int,
+        *,
+        settings: TransportSettings | None = None,
+        command: Command = Command.RUN,
     ) -> None:
         self._agreement = agreement
         self._local = local
         self._me = party_id
         self._settings = settings or TransportSettings()
+        self._command = command
         peers = [party.id for party in agreement.parties if party.id != party_id]
         self._shared = Shared(peers, self._settings.outbox_bytes, self._settings.inbox_bytes)
         self._links = {peer: Link(peer, self._settings.link_bytes, self._post, self._overflowed) for peer in peers}
@@ -86,6 +93,7 @@ class Node:
             self._shared,
             self._links,
             secrets.token_bytes(NONCE_BYTES),
+            self._command,
         )
         carrier.failed = self._tell
         self._thread = _NetworkThread(carrier)

@@ -1,4 +1,4 @@
-"""Starts `python -m pipeline run` for each party of a study, as a person would, and waits for the ends."""
+"""Starts `python -m pipeline run`, or `fit`, for each party of a study, as a person would, and waits for the ends."""
 
 from __future__ import annotations
 
@@ -41,13 +41,23 @@ class Running:
     study: Path
     wait: float = 120.0
     options: Sequence[str] = ()
+    command: str = "run"
     processes: dict[int, subprocess.Popen[str]] = field(default_factory=dict)
     started: dict[int, float] = field(default_factory=dict)
 
     def start(self, *parties: int) -> Running:
         for party in parties or PARTIES:
             log = self.log(party).open("w")
-            command = [sys.executable, "-m", "pipeline", "run", "--party-id", str(party), "--config", str(self.study)]
+            command = [
+                sys.executable,
+                "-m",
+                "pipeline",
+                self.command,
+                "--party-id",
+                str(party),
+                "--config",
+                str(self.study),
+            ]
             self.started[party] = time.monotonic()
             self.processes[party] = subprocess.Popen(
                 [*command, "--wait", str(self.wait), *self.options],

@@ -18,7 +18,7 @@ import worker_probe
 from attacks import shared_divisor_key
 
 from pipeline.compute import Decrypt, EncryptOwn, EncryptPeer, Inspect, Multiply, Workers
-from pipeline.errors import PipelineError, RemoteProtocolError
+from pipeline.errors import LocalProtocolError, PipelineError, RemoteProtocolError
 from pipeline.packing import VALUE_BOUND, draw_masks, pack_values, slots_of
 
 PAIR = shared_divisor_key()
@@ -71,6 +71,31 @@ def test_an_error_in_a_process_comes_through_and_the_workers_go_on() -> None:
 def test_the_death_of_a_process_is_an_error_and_closing_returns() -> None:
     with Workers.spawn(2, None) as workers, pytest.raises(PipelineError, match="has died"):
         list(workers.map_parts(worker_probe.Die(), [np.zeros((4, 1, 1), np.uint8)]))
+
+
+def test_processes_started_without_a_key_wait_for_it() -> None:
+    plaintexts = draw_masks(64, 6, 512, os.urandom)
+    with Workers.start(2) as workers:
+        encrypted = workers.prefetch(EncryptOwn(SESSION), [plaintexts], jobs=2)
+        workers.hold(PAIR)
+        assert (next(workers.map_parts(Decrypt(), encrypted)) == plaintexts).all()
+        with pytest.raises(LocalProtocolError, match="given a key once"):
+            workers.hold(PAIR)
+
+
+def test_processes_that_wait_for_a_key_end_when_they_are_closed_and_when_they_are_told_to(
+    request: pytest.FixtureRequest,
+) -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # here, not there
+    request.addfinalizer(lambda: signal.signal(signal.SIGTERM, before))
+    with Workers.start(2):
+        children = psutil.Process().children()
+    assert not any(child.is_running() for child in children)
+    with Workers.start(1) as workers:
+        (child,) = psutil.Process().children()
+        child.terminate()
+        with pytest.raises(PipelineError, match="has died"):
+            worker_probe.told(workers, 1)
 
 
 def test_no_key_is_seen_on_a_command_line_or_in_the_environment() -> None:

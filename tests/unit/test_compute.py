@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import io
 import itertools
 import os
+import sys
 import threading
 import traceback
 import weakref
@@ -18,6 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from attacks import in_group, numbers, shared_divisor_key
+from rich.console import Console
 
 from pipeline import compute
 from pipeline.compute import (
@@ -40,6 +43,7 @@ from pipeline.errors import LocalProtocolError, PipelineError, RemoteProtocolErr
 from pipeline.messages import Bytes
 from pipeline.packing import draw_masks
 from pipeline.paillier import Decryptor, OwnEncryptor, PeerEncryptor, base, encrypt_with, multiply, residues
+from pipeline.progress import Bars
 
 PAIR = shared_divisor_key()
 N = PAIR.n
@@ -374,6 +378,24 @@ def test_processes_are_started_from_the_main_thread_only() -> None:
     thread.start()
     thread.join()
     assert len(caught) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems start processes afresh")
+def test_a_process_is_copied_only_while_it_has_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    assert compute.start_context().get_start_method() == "fork"
+    monkeypatch.setattr(threading, "active_count", lambda: 2)
+    assert compute.start_context().get_start_method() == "spawn"
+
+
+def test_a_bar_starts_no_thread_before_its_first_step() -> None:
+    bars, before = Bars(Console(file=io.StringIO(), force_terminal=True)), threading.active_count()
+    bars.note("a line")
+    assert threading.active_count() == before
+    bars.step("encrypting")
+    assert threading.active_count() > before
+    bars.close()
+    assert threading.active_count() == before
 
 
 def test_at_least_one_core_is_counted() -> None:

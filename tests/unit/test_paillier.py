@@ -14,17 +14,24 @@ import numpy as np
 import phe
 import pytest
 from attacks import VECTORS, array, in_group, is_residue, numbers, rows_by_coset, rows_by_residue, shared_divisor_key
+from gmpy2 import mpz
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.errors import LocalProtocolError, RemoteProtocolError
 from pipeline.messages import Bytes
 from pipeline.packing import draw_masks
 from pipeline.paillier import (
     BASE_LABEL,
+    COMB_ENTRIES,
     Comb,
+    CombShape,
     Decryptor,
     DistinctResidues,
     Encryptor,
     KeyPair,
+    Modulo,
+    ModuloSquare,
     OwnEncryptor,
     PeerEncryptor,
     base,
@@ -181,15 +188,42 @@ def test_the_exponent_phe_would_need_is_0() -> None:
 # --- obfuscators ------------------------------------------------------------
 
 
-def test_a_comb_gives_powers() -> None:
-    comb = Comb(7, 1_000_003, 3)
-    for exponent in (0, 1, 255, 256, 65_536, (1 << 24) - 1):
-        assert comb.power(exponent.to_bytes(3, "little")) == pow(7, exponent, 1_000_003)
+@pytest.mark.parametrize("powers", [1, 30, 1000, 100_000])
+@pytest.mark.parametrize("length", [1, 3, 32])
+def test_a_comb_of_any_shape_gives_powers(length: int, powers: int) -> None:
+    comb = Comb(mpz(7), Modulo(mpz(1_000_003)), length, powers)
+    for exponent in (0, 1, 2, 255, 256, 65_536, 0x123456, (1 << 8 * length) - 1):
+        exponent %= 1 << 8 * length
+        assert comb.power(exponent.to_bytes(length, "little")) == pow(7, exponent, 1_000_003)
+
+
+@pytest.mark.parametrize("powers", [1, 30, 1000])
+def test_a_comb_gives_powers_modulo_a_square(powers: int) -> None:
+    n = 1_000_003 * 999_983
+    ring = ModuloSquare(mpz(n))
+    comb = Comb(ring.pair(mpz(n * n - 5)), ring, 16, powers)
+    for exponent in (0, 1, 2, 3, n, n * n, (1 << 128) - 1):
+        assert ring.number(comb.power(exponent.to_bytes(16, "little"))) == pow(n * n - 5, exponent, n * n)
+
+
+@given(st.integers(0, N * N - 1), st.integers(0, N * N - 1))
+def test_pairs_are_multiplied_as_numbers_modulo_the_square_are(x: int, y: int) -> None:
+    ring = ModuloSquare(mpz(N))
+    assert ring.number(ring.product(ring.pair(mpz(x)), ring.pair(mpz(y)))) == x * y % N**2
+    assert ring.square(ring.pair(mpz(x))) == ring.pair(mpz(x * x % N**2))
+
+
+def test_a_comb_for_more_powers_has_larger_tables_and_needs_fewer_products() -> None:
+    shapes = [CombShape.best(2128, powers) for powers in (1, 100, 1000, 10_000, 10**6)]
+    assert all(shape.teeth * shape.blocks * shape.columns >= 2128 for shape in shapes)
+    assert [shape.entries for shape in shapes] == sorted(shape.entries for shape in shapes)
+    assert [shape.products for shape in shapes] == sorted((shape.products for shape in shapes), reverse=True)
+    assert shapes[-1].entries <= COMB_ENTRIES < shapes[-1].entries * 2
 
 
 def test_a_comb_refuses_an_exponent_of_another_length() -> None:
-    with pytest.raises(ValueError, match="zip"):
-        Comb(7, 1_000_003, 3).power(b"\x01\x02")
+    with pytest.raises(LocalProtocolError, match="another length"):
+        Comb(mpz(7), Modulo(mpz(1_000_003)), 3).power(b"\x01\x02")
 
 
 @pytest.mark.parametrize("make", ENCRYPTORS)

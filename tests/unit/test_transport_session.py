@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import refusals
 from pipeline.agreement import Agreement, Join, Model, Party, Study, canonical_json
 from pipeline.errors import (
     ConfigError,
@@ -16,6 +17,7 @@ from pipeline.errors import (
     PeerError,
     Refused,
     RemoteProtocolError,
+    SharesMissing,
 )
 from pipeline.plain_lasso import constant_outcome, dependent_features, not_converged, too_little_spread
 from pipeline.refusals import too_few_records
@@ -25,6 +27,7 @@ from pipeline.session import (
     Abort,
     AbortCode,
     Beat,
+    Command,
     Contents,
     Done,
     Hello,
@@ -51,6 +54,7 @@ AGREEMENT = Agreement(
 OTHER = replace(AGREEMENT, model=Model(alpha=0.2))
 FRAMES = [
     Hello(PROTOCOL_VERSION, b"d" * 32, b"n" * 32),
+    Hello(PROTOCOL_VERSION, b"d" * 32, b"n" * 32, Command.FIT),
     Contents(2, b"{}"),
     Ready(b"s" * 32),
     Beat(),
@@ -64,8 +68,11 @@ FRAMES = [
 class Wires:
     """Three sessions and what is under way between each two of them, in order."""
 
-    def __init__(self, agreements=(AGREEMENT,) * 3):
-        self.sessions = [Session(a, party, bytes([party]) * 32) for party, a in enumerate(agreements)]
+    def __init__(self, agreements=(AGREEMENT,) * 3, commands=(Command.RUN,) * 3):
+        self.sessions = [
+            Session(a, party, bytes([party]) * 32, command)
+            for party, (a, command) in enumerate(zip(agreements, commands, strict=True))
+        ]
         self.under_way = {}
         self.ended = {}
         self.reachable()
@@ -138,6 +145,16 @@ def test_nobody_is_ready_before_everybody_has_greeted_and_can_be_reached():
     assert session.missing == (1, 2)
     assert session.reached(1) == []
     assert [type(frame) for _, frame in session.reached(2)] == [Ready, Ready]
+
+
+@pytest.mark.parametrize("other", [0, 1, 2])
+def test_parties_started_with_different_commands_are_refused_and_say_which(other):
+    wires = Wires(commands=[Command.FIT if party == other else Command.RUN for party in range(3)]).all()
+    assert len(wires.ended) == 3
+    for party, ended in wires.ended.items():
+        assert isinstance(ended.error, Refused) and ended.error.rule == "commands-differ"
+        assert party != other or ("`run`" in str(ended.error) and "this party with `fit`" in str(ended.error))
+    assert all(session.identifier is None or not session.established for session in wires.sessions)
 
 
 def test_a_party_lost_before_the_session_stands_may_come_again_with_a_new_nonce():
@@ -361,7 +378,12 @@ STUDY_RULES = {
     AbortCode.REFUSED_CONSTANT_OUTCOME: constant_outcome(),
     AbortCode.REFUSED_SPREAD: too_little_spread(),
     AbortCode.REFUSED_RANK: dependent_features(),
+    AbortCode.REFUSED_OTHER_JOIN: refusals.other_join(),
+    AbortCode.REFUSED_EXPIRED: refusals.expired(None),
+    AbortCode.REFUSED_ANALYSES_USED: refusals.analyses_used(20),
+    AbortCode.REFUSED_OPENED_USED: refusals.opened_used(0.33),
 }
+NOT_ALIKE = (AbortCode.AGREEMENTS_DIFFER, AbortCode.VERSIONS_DIFFER, AbortCode.COMMANDS_DIFFER)
 
 
 @pytest.mark.parametrize("origin", [1, 2])
@@ -382,7 +404,7 @@ def test_every_code_becomes_a_sentence_and_the_right_exit_state(code):
         error = caught.value.error
         assert str(error).startswith("insurer stopped: ") or code in STUDY_RULES
         assert "{" not in str(error)
-        refused = code.name.startswith("REFUSED") or code in (AbortCode.AGREEMENTS_DIFFER, AbortCode.VERSIONS_DIFFER)
+        refused = code.name.startswith("REFUSED") or code in NOT_ALIKE
         assert error.exit_state == (3 if refused else 4)
 
 
@@ -398,9 +420,11 @@ def test_nobody_can_be_made_to_speak_of_parties_that_do_not_exist():
     [
         (ConfigError("x"), AbortCode.OWN_INPUT),
         (DataError("x"), AbortCode.OWN_INPUT),
+        (SharesMissing("x"), AbortCode.NO_SHARES),
         (Refused("too-few-records", "x"), AbortCode.REFUSED_TOO_FEW_RECORDS),
         (Refused("not-converged", "x"), AbortCode.REFUSED_NOT_CONVERGED),
         (Refused("constant-outcome", "x"), AbortCode.REFUSED_CONSTANT_OUTCOME),
+        (Refused("opened-used", "x"), AbortCode.REFUSED_OPENED_USED),
         (Refused("some-new-rule", "x"), AbortCode.REFUSED),
         (RemoteProtocolError("x"), AbortCode.PROTOCOL_BROKEN),
         (PeerError("x"), AbortCode.PEER_LOST),
@@ -414,7 +438,7 @@ def test_an_error_has_its_code(error, code):
 
 
 def test_a_refusal_keeps_its_rule_on_the_way_to_the_others():
-    for rule in ("too-few-records", "not-converged", "constant-outcome", "agreements-differ"):
+    for rule in ("too-few-records", "not-converged", "constant-outcome", "agreements-differ", "other-join", "expired"):
         session = Wires().all().sessions[0]
         with pytest.raises(SessionEnded) as caught:
             session.receive(1, Abort(abort_code(Refused(rule, "x")), 1))
