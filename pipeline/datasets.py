@@ -353,20 +353,35 @@ def write_csv(study: StudyData, folder: Path) -> list[Path]:
     return paths
 
 
-def agreement_text(study: StudyData, urls: Sequence[str], paillier_bits: int, heading: str = "") -> str:
+def agreement_text(
+    study: StudyData,
+    urls: Sequence[str],
+    paillier_bits: int,
+    heading: str = "",
+    sections: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
+) -> str:
     """The text of study.toml: the controllers in order, then the third party.
 
     `urls` has one address a party. The certificates are expected as
-    `certificates/<party>.pem`.
+    `certificates/<party>.pem`. `sections` are further tables, such as `open`,
+    and take the place of those made here: `join` and `model`.
     """
     blocks = [heading] if heading else []
-    blocks.append(f"[study]\nname = {_toml(study.name)}")
+    blocks.append(_section("study", {"name": study.name, **sections.get("study", {})}))
     for number, table in enumerate(study.tables):
         blocks.append(_party_text(number, table.party, "controller", urls[number]) + _table_text(table))
     blocks.append(_party_text(len(study.tables), "third-party", "third-party", urls[-1]))
-    blocks.append(f"[join]\npaillier_bits = {paillier_bits}")
-    blocks.append(f'[model]\nkind = "lasso"\nalpha = {study.alpha}')
+    made: dict[str, Mapping[str, object]] = {
+        "join": {"paillier_bits": paillier_bits},
+        "model": {"kind": "lasso", "alpha": study.alpha},
+    }
+    rest = {name: values for name, values in sections.items() if name != "study"}
+    blocks += [_section(name, values) for name, values in {**made, **rest}.items()]
     return "\n\n".join(blocks) + "\n"
+
+
+def _section(name: str, values: Mapping[str, object]) -> str:
+    return "\n".join([f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in values.items())])
 
 
 def _party_text(number: int, name: str, role: str, url: str) -> str:
@@ -396,6 +411,8 @@ def _toml(value: object) -> str:
     match value:
         case str():
             return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        case bool():
+            return "true" if value else "false"
         case int() | float():
             return repr(value)
         case list() | tuple():
