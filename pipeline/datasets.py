@@ -1,11 +1,12 @@
-"""Two studies to try the pipeline with: tables and the agreement that fits them.
+"""Studies to try the pipeline with: tables and the agreement that fits them.
 
 `rand_hie` splits a real public data set, the RAND Health Insurance Experiment
 (as shipped by statsmodels, public domain), between a hospital and an insurer.
 It has no identifiers; those added here are made up. `heart_failure` generates
 tables of the shape of the pilot: partly overlapping, 15 columns at each side,
-some categorical, some cells missing. Both are functions of their arguments and
-seed alone. The generator's randomness is not secret and protects nothing.
+some categorical, some cells missing. `correlated` generates normal columns, as
+many and as correlated as asked, for experiments. All are functions of their
+arguments and seed alone. The generator's randomness is not secret and protects nothing.
 """
 
 from __future__ import annotations
@@ -271,6 +272,70 @@ def _with_outcome(clinical: pd.DataFrame, claims: pd.DataFrame, t: _Traits) -> p
         + 3.0 * t.rng.standard_normal(len(claims))
     )
     return clinical.assign(hospital_days=np.maximum(0.0, np.round(days)).astype(np.int64))
+
+
+# --- correlated normal columns --------------------------------------------------------------------
+
+CORRELATIONS = ("independent", "pairs", "duplicates")
+PAIR = 0.99  # correlation of a feature of the hospital with its like at the insurer
+EXPLAINED = 2 / 3  # of the outcome's variance, by the features
+
+
+def correlated(
+    records: int, overlap: float, features: int, correlation: float | str, seed: int | Sequence[int]
+) -> StudyData:
+    """Standard normal features, half of them at each controller, and an outcome with a standard deviation of 1.
+
+    records : in both tables; overlap : their share of either table, above 0 and at most 1.
+    correlation : of any two features, at least 0 and below 1, or one of CORRELATIONS: "pairs" are each feature of
+        the hospital and one of the insurer, "duplicates" the same with a correlation of 1.
+
+    Every third feature, drawn from both tables, has a part in the outcome; no cell is missing.
+    """
+    rng = np.random.default_rng(seed)
+    rows = max(records, round(records / overlap))
+    x = _correlated_columns(2 * rows - records, features, correlation, rng)
+    slopes = np.zeros(features)
+    some = rng.permutation(features)[: max(1, features // 3)]
+    slopes[some] = rng.uniform(0.5, 2.0, len(some)) * rng.choice([-1, 1], len(some))
+    signal = x @ slopes
+    noise = rng.standard_normal(len(x))
+    outcome = math.sqrt(EXPLAINED) * signal / signal.std() + math.sqrt(1 - EXPLAINED) * noise
+    half = features // 2
+    names = [f"x{place}" for place in range(1, features + 1)]
+    left, right = _split(
+        pd.DataFrame(x[:, :half], columns=names[:half]).assign(y=outcome),
+        pd.DataFrame(x[:, half:], columns=names[half:]),
+        (records, rows, rows),
+        rng,
+    )
+    return StudyData(
+        name="correlated",
+        about="synthetic features with a correlation that was asked for",
+        alpha=0.1,
+        tables=(
+            PartyTable("hospital", left, "patient_id", tuple(names[:half]), categories={}, outcome="y"),
+            PartyTable("insurer", right, "insured_id", tuple(names[half:]), categories={}),
+        ),
+    )
+
+
+def _correlated_columns(rows: int, features: int, correlation: float | str, rng: np.random.Generator) -> Floats:
+    x = rng.standard_normal((rows, features))
+    half = features // 2
+    like = slice(half, 2 * half)
+    match correlation:
+        case "independent":
+            pass
+        case "pairs":
+            x[:, like] = PAIR * x[:, :half] + math.sqrt(1 - PAIR**2) * x[:, like]
+        case "duplicates":
+            x[:, like] = x[:, :half]
+        case float() | int():
+            x = math.sqrt(1 - correlation) * x + math.sqrt(correlation) * rng.standard_normal((rows, 1))
+        case _:
+            raise ValueError("no such correlation")
+    return x
 
 
 # --- splitting, missing cells, overlap ------------------------------------------------------------
