@@ -12,7 +12,6 @@ from typing import Any
 
 SIZE = (6.4, 3.6)  # inches
 DOTS = 120  # an inch, of a PNG
-MANY_LABELS = 8  # more stand beside the chart
 MAX_TICKS = 10
 SALT = "secure-lasso-pipeline"  # makes the names inside an SVG the same at each drawing
 
@@ -33,6 +32,7 @@ class Chart:
     """What is written around the lines.
 
     marks : positions on the horizontal axis that get a mark, with words if they are no numbers.
+    beside : the legend stands beside the chart, where it hides nothing.
     """
 
     title: str
@@ -43,6 +43,7 @@ class Chart:
     mark_words: Sequence[str] = ()
     from_zero: bool = False
     legend_title: str = ""
+    beside: bool = False
 
 
 def sheet(chart: Chart) -> tuple[Any, Any]:
@@ -72,21 +73,16 @@ def line_chart(chart: Chart, lines: Sequence[Line]) -> Any:
     _ticks(axes, chart)
     if chart.from_zero and "y" not in chart.log:
         axes.set_ylim(bottom=0)
-    legend(axes, len(lines), chart.legend_title)
+    legend(axes, chart)
     return figure
 
 
-def legend(axes: Any, lines: int, title: str = "") -> None:
-    """Inside where there is room, beside the chart where there are many; none for a line without a label."""
-    labels = [label for label in axes.get_legend_handles_labels()[1] if label]
-    if not labels:
+def legend(axes: Any, chart: Chart) -> None:
+    """What each line is; nothing where no line has a label."""
+    if not [label for label in axes.get_legend_handles_labels()[1] if label]:
         return
-    if lines > MANY_LABELS:
-        axes.legend(
-            fontsize="x-small", title=title, title_fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5)
-        )
-    else:
-        axes.legend(fontsize="small", title=title, title_fontsize="small")
+    place = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if chart.beside else {}
+    axes.legend(fontsize="small", title=chart.legend_title, title_fontsize="small", frameon=not chart.beside, **place)
 
 
 def save(figure: Any, path: Path) -> None:

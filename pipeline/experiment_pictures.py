@@ -61,7 +61,6 @@ def _of_points(picture: Picture, experiment: Experiment, good: Sequence[tuple[Po
     if not lines:
         return None
     words = isinstance(next(iter(places)), str) if places else False
-    several = any(len(set(line.x)) > 1 for line in lines)
     chart = Chart(
         title=picture.title or experiment.title,
         x_label=_x_label(picture),
@@ -70,9 +69,10 @@ def _of_points(picture: Picture, experiment: Experiment, good: Sequence[tuple[Po
         marks=sorted(set(places.values())) if places else (),
         mark_words=list(places) if words else (),
         from_zero=unit not in ("", "bits") and "y" not in picture.log,
-        legend_title=" and ".join(AXES[key].words for key in picture.series),
+        legend_title=",\n".join(AXES[key].words for key in picture.series),
+        beside=True,
     )
-    return line_chart(chart, lines if several else [replace(line, joined=False) for line in lines])
+    return line_chart(chart, [replace(line, joined=False) for line in lines] if words else lines)
 
 
 def _places(x: str, settings: Sequence[Mapping[str, Value]]) -> dict[Any, float]:
@@ -157,6 +157,7 @@ def _of_path(picture: Picture, experiment: Experiment, path: Sequence[Row], row:
         picture.x_label or "alpha",
         picture.y_label or "standardised coefficient",
         log=("x",),
+        beside=True,
     )
     figure, axes = sheet(chart)
     for term in terms:
@@ -170,7 +171,7 @@ def _of_path(picture: Picture, experiment: Experiment, path: Sequence[Row], row:
     if row["chosen_alpha"]:
         axes.axvline(float(row["chosen_alpha"]), color="0.4", linestyle="--", linewidth=1, label="chosen")
     axes.invert_xaxis()
-    legend(axes, 100)
+    legend(axes, chart)
     return figure
 
 
@@ -189,5 +190,5 @@ def _of_curve(picture: Picture, experiment: Experiment, curve: Sequence[Row]) ->
         if curve[0][key]:
             axes.axvline(float(curve[0][key]), color="0.4", linestyle=style, linewidth=1, label=label)
     axes.invert_xaxis()
-    legend(axes, 3)
+    legend(axes, chart)
     return figure
