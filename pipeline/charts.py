@@ -5,12 +5,14 @@ matplotlib is imported where it is used: only these commands need it.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 SIZE = (6.4, 3.6)  # inches
+LABEL_WIDTH = 36  # characters of the vertical axis before its label is broken
 DOTS = 120  # an inch, of a PNG
 MAX_TICKS = 10
 SALT = "secure-lasso-pipeline"  # makes the names inside an SVG the same at each drawing
@@ -52,7 +54,7 @@ def sheet(chart: Chart) -> tuple[Any, Any]:
 
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
-    axes.set(xlabel=chart.x_label, ylabel=chart.y_label)
+    axes.set(xlabel=chart.x_label, ylabel=textwrap.fill(chart.y_label, LABEL_WIDTH))
     axes.set_title(chart.title, fontsize="medium", wrap=True)
     for axis in ("x", "y"):
         if axis in chart.log:

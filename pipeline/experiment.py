@@ -197,7 +197,7 @@ class _Shown:
         if row["state"] == "0":
             said = f"{float(row['seconds_wall']):.1f} s, R² {float(row['r2']):.4f}"
         else:
-            said = f"state {row['state']}: {row['sentence']}"
+            said = f"state {row['state']}: {' '.join(row['sentence'].split())}"
         place = f"{self.done} of {self.total}"
         left = "" if self.console.is_terminal or self.done == self.total else f" ({self._left()})"
         self.bar.console.print(f"{place}  {self._words(point)}: {said}{left}")
@@ -215,7 +215,7 @@ class _Shown:
 @contextmanager
 def _shown(console: Console, plan: Experiment, total: int) -> Iterator[_Shown]:
     before = len(plan.points) - total
-    told = f"; {before} are done already" if before else ""
+    told = f"; done already: {before}" if before else ""
     console.print(f"{plan.title}: {len(plan.points)} points{told}")
     bar = Progress(
         TextColumn("{task.description}", markup=False),

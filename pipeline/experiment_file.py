@@ -77,8 +77,8 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "r2": Measure("R²"),
         "r2_reference": Measure("R² of scikit-learn"),
         "condition": Measure("condition number of the features' correlations"),
-        "coefficient_difference": Measure("largest difference of a coefficient from scikit-learn", SD),
-        "fitted_difference": Measure("largest difference of a fitted value from scikit-learn", SD),
+        "coefficient_difference": Measure("largest difference of a coefficient", SD),
+        "fitted_difference": Measure("largest difference of a fitted value", SD),
     }
 )
 

@@ -142,8 +142,10 @@ def _x_label(picture: Picture) -> str:
 
 
 def _y_label(measures: Sequence[str], unit: str) -> str:
-    words = MEASURES[measures[0]].words if len(measures) == 1 else ""
-    return ", ".join(part for part in (words, unit) if part)
+    if len(measures) > 1 and unit:
+        return unit
+    words = " / ".join(MEASURES[measure].words for measure in measures)
+    return f"{words}, {unit}" if unit else words
 
 
 # --- a path, a curve ------------------------------------------------------------------------------
@@ -182,11 +184,12 @@ def _of_curve(picture: Picture, experiment: Experiment, curve: Sequence[Row]) ->
         picture.x_label or "alpha",
         picture.y_label or "cross-validated mean squared error",
         log=("x",),
+        beside=True,
     )
     alphas, means, deviations = ([float(row[key]) for row in curve] for key in ("alpha", "mean", "sd"))
-    figure = line_chart(chart, [Line("mean, and standard deviation over the folds", alphas, means, sd=deviations)])
+    figure = line_chart(chart, [Line("mean and standard\ndeviation", alphas, means, sd=deviations)])
     axes = figure.axes[0]
-    for key, label, style in (("alpha_min", "smallest error", ":"), ("alpha_1se", "one standard error", "--")):
+    for key, label, style in (("alpha_min", "smallest mean", ":"), ("alpha_1se", "within one\nstandard error", "--")):
         if curve[0][key]:
             axes.axvline(float(curve[0][key]), color="0.4", linestyle=style, linewidth=1, label=label)
     axes.invert_xaxis()

@@ -130,7 +130,7 @@ def test_every_command_shown_is_one_the_program_takes(document: Path) -> None:
 
 def test_the_readme_shows_every_command() -> None:
     shown = set(re.findall(r"python -m pipeline (\w+)", README)) | {"demo"}  # by scripts/demo
-    assert shown == {"run", "keygen", "check", "predict", "demo"}
+    assert shown == {"run", "keygen", "check", "predict", "demo", "experiment"}
 
 
 @pytest.mark.parametrize("script", sorted(set(re.findall(r"scripts/([a-z-]+)", README))))
