@@ -15,6 +15,7 @@ SIZE = (6.4, 3.6)  # inches
 LABEL_WIDTH = 36  # characters of the vertical axis before its label is broken
 DOTS = 120  # an inch, of a PNG
 MAX_TICKS = 10
+FEW_DECADES = 200.0  # largest over smallest value of a logarithmic axis
 SALT = "secure-lasso-pipeline"  # makes the names inside an SVG the same at each drawing
 
 
@@ -97,17 +98,20 @@ def save(figure: Any, path: Path) -> None:
 
 
 def _ticks(axes: Any, chart: Chart) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     if chart.marks and len(chart.marks) <= MAX_TICKS:
         words = chart.mark_words or [plain(mark) for mark in chart.marks]
         axes.set_xticks(list(chart.marks), labels=list(words))
         axes.set_xticks([], minor=True)
     if "y" in chart.log:
-        axes.yaxis.set_major_locator(LogLocator(numticks=MAX_TICKS))
+        low, high = axes.get_ylim()
+        if high / low < FEW_DECADES:  # powers of ten alone would be one or two marks
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
         axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def plain(value: float) -> str:
     """A number as a person writes it."""
-    return f"{value:,}" if float(value).is_integer() and abs(value) < 1e6 else f"{value:g}"
+    return f"{int(value):,}" if float(value).is_integer() and abs(value) < 1e6 else f"{value:g}"

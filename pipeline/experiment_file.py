@@ -63,8 +63,8 @@ SD = "standard deviations"
 MEASURES: Mapping[str, Measure] = MappingProxyType(
     {
         "matches": Measure("matched records"),
-        "iterations": Measure("iterations of the solver"),
-        "rounds": Measure("rounds of communication in step 8"),
+        "iterations": Measure("iterations"),
+        "rounds": Measure("rounds of step 8"),
         "seconds_wall": Measure("whole run", "seconds"),
         "seconds_prepare": Measure("preparation", "seconds"),
         "seconds_join": Measure("join", "seconds"),

@@ -13,6 +13,7 @@ from sklearn.linear_model import lasso_path
 from sklearn.preprocessing import StandardScaler
 
 from pipeline import experiment_pictures
+from pipeline.charts import Chart, Line, line_chart, plain
 from pipeline.datasets import StudyData, plain_join, rand_hie
 from pipeline.experiment import _curve, _path, _row
 from pipeline.experiment_file import Experiment, Picture, Point, Subject, read_experiment
@@ -206,3 +207,26 @@ def test_a_point_that_opened_no_path_has_no_picture_of_it() -> None:
     plan, results, picture = long_rows("path")
     results.paths.clear()
     assert experiment_pictures._figure(plan, results, picture) is None
+
+
+# --- charts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(100.0, "100"), (64000, "64,000"), (0.05, "0.05"), (1e-9, "1e-09"), (2.5, "2.5"), (0, "0")]
+)
+def test_a_number_at_an_axis_is_as_a_person_writes_it(value: float, words: str) -> None:
+    assert plain(value) == words
+
+
+def test_a_logarithmic_axis_of_few_decades_has_marks_between_the_powers_of_ten() -> None:
+    def marks(y: list[float]) -> list[str]:
+        figure = line_chart(Chart("", "", "", log=("y",)), [Line("a", [1.0, 2.0], y)])
+        figure.draw_without_rendering()
+        axes = figure.axes[0]
+        low, high = axes.get_ylim()
+        ticks = zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+        return [label.get_text() for place, label in ticks if low <= place <= high]
+
+    assert marks([3.0, 30.0]) == ["5", "10", "20"]
+    assert len(marks([1e-14, 1e-8])) in range(2, 9)
