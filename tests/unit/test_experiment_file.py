@@ -72,6 +72,14 @@ def test_settings_that_a_kind_of_model_does_not_have_make_no_further_points(read
     ]
 
 
+def test_a_value_of_alphas_is_itself_a_list(read) -> None:
+    rest = '\nrule = "min"\nfolds = 5\nfeatures = 4\n'
+    assert settings(read("[grid]\nalphas = [0.2, 0.1]" + rest), "alphas", "folds") == [((0.2, 0.1), 5)]
+    two = read("[grid]\nalphas = [[0.2, 0.1], [0.3, 0.2]]" + rest)
+    assert settings(two, "alphas") == [((0.2, 0.1),), ((0.3, 0.2),)]
+    assert two.sections(two.points[1])["model"]["alphas"] == (0.3, 0.2)
+
+
 def test_a_grid_of_too_many_points_is_refused_with_its_size(read) -> None:
     many = ", ".join(str(number / 1000) for number in range(1, 51))
     (fault,) = faults(read, f"repetitions = 2\n[grid]\nrecords = {list(range(100, 121))}\nalpha = [{many}]\n")
