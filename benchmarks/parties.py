@@ -20,7 +20,7 @@ from studies import HOST, make_study
 
 from benchmarks.relay import Relay
 from pipeline.config import Model
-from pipeline.demo import free_ports
+from pipeline.local_study import free_ports
 
 PENALTY = 0.05  # of the smallest penalty that removes everything
 POLL_SECONDS = 0.1

@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks import ROOT
 from benchmarks.end_to_end import STEP_WORDS
+from pipeline.charts import Chart, Line, line_chart, save
 
 DOCUMENT = ROOT / "docs" / "performance.md"
 CHARTS = ROOT / "docs" / "figures"
@@ -130,22 +131,11 @@ def draw(by_part: dict[str, dict[str, Any]]) -> None:
 def _chart(
     name: str, axis: str, words: str, figures: list[dict[str, Any]], lines: Iterable[str], title: str, log: bool = False
 ) -> None:
-    from matplotlib.figure import Figure as Sheet  # without a display; only this command needs it
-
-    sheet = Sheet(figsize=(6.4, 3.6), layout="constrained")
-    axes = sheet.subplots()
+    drawn = []
     for line in lines:
         points = sorted((figure["size"][axis], figure["value"]) for figure in figures if figure["what"] == line)
-        axes.plot([x for x, _ in points], [y for _, y in points], marker="o", label=line)
-    axes.set(xlabel=words, ylabel="seconds", title=title)
-    if log:
-        axes.set(xscale="log", yscale="log")
-        marks = sorted({figure["size"][axis] for figure in figures})
-        axes.set_xticks(marks, labels=[f"{mark:,}" for mark in marks])
-        axes.set_xticks([], minor=True)
-    else:
-        axes.set(ylim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+        drawn.append(Line(line, [x for x, _ in points], [y for _, y in points]))
+    marks = sorted({figure["size"][axis] for figure in figures}) if log else ()
+    chart = Chart(title, words, "seconds", log=("x", "y") if log else (), marks=marks, from_zero=not log)
     CHARTS.mkdir(exist_ok=True)
-    sheet.savefig(CHARTS / name, dpi=120, metadata={"Software": None})
+    save(line_chart(chart, drawn), CHARTS / name)

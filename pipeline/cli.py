@@ -147,6 +147,17 @@ def _demo(options: argparse.Namespace) -> int:
     return demo(options.output, options.data, options.force)
 
 
+def _experiment(options: argparse.Namespace) -> int:
+    from pipeline.experiment import experiment
+
+    try:
+        return experiment(options.file, options.output)
+    except KeyboardInterrupt:
+        return _fail(
+            INTERRUPTED, ["Interrupted here; the points that are done are kept, give the same command to go on."]
+        )
+
+
 def _predict(options: argparse.Namespace) -> int:
     from pipeline.config import MISSING
     from pipeline.predict import predict
@@ -207,6 +218,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--output", type=Path, required=True, metavar="DIR", help="a folder for the study")
     sub.add_argument("--data", choices=("rand-hie", "heart-failure"), default="rand-hie")
     sub.add_argument("--force", action="store_true", help="replace an earlier demonstration that was changed, too")
+    sub = command("experiment", _experiment, "run a grid of studies on this machine: a table and pictures")
+    sub.add_argument("file", type=Path, metavar="FILE", help="the experiment, .toml")
+    sub.add_argument(
+        "--output", type=Path, metavar="DIR", help="a folder for the results (results/experiments/<name of FILE>)"
+    )
     sub = command("predict", _predict, "apply a model to a table")
     sub.add_argument("--model", type=Path, required=True, metavar="FILE", help="result.json")
     sub.add_argument("--data", type=Path, required=True, metavar="FILE", help="the table, .csv or .parquet")

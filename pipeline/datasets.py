@@ -1,11 +1,12 @@
-"""Two studies to try the pipeline with: tables and the agreement that fits them.
+"""Studies to try the pipeline with: tables and the agreement that fits them.
 
 `rand_hie` splits a real public data set, the RAND Health Insurance Experiment
 (as shipped by statsmodels, public domain), between a hospital and an insurer.
 It has no identifiers; those added here are made up. `heart_failure` generates
 tables of the shape of the pilot: partly overlapping, 15 columns at each side,
-some categorical, some cells missing. Both are functions of their arguments and
-seed alone. The generator's randomness is not secret and protects nothing.
+some categorical, some cells missing. `correlated` generates normal columns, as
+many and as correlated as asked, for experiments. All are functions of their
+arguments and seed alone. The generator's randomness is not secret and protects nothing.
 """
 
 from __future__ import annotations
@@ -273,6 +274,70 @@ def _with_outcome(clinical: pd.DataFrame, claims: pd.DataFrame, t: _Traits) -> p
     return clinical.assign(hospital_days=np.maximum(0.0, np.round(days)).astype(np.int64))
 
 
+# --- correlated normal columns --------------------------------------------------------------------
+
+CORRELATIONS = ("independent", "pairs", "duplicates")
+PAIR = 0.99  # correlation of a feature of the hospital with its like at the insurer
+EXPLAINED = 2 / 3  # of the outcome's variance, by the features
+
+
+def correlated(
+    records: int, overlap: float, features: int, correlation: float | str, seed: int | Sequence[int]
+) -> StudyData:
+    """Standard normal features, half of them at each controller, and an outcome with a standard deviation of 1.
+
+    records : in both tables; overlap : their share of either table, above 0 and at most 1.
+    correlation : of any two features, at least 0 and below 1, or one of CORRELATIONS: "pairs" are each feature of
+        the hospital and one of the insurer, "duplicates" the same with a correlation of 1.
+
+    Every third feature, drawn from both tables, has a part in the outcome; no cell is missing.
+    """
+    rng = np.random.default_rng(seed)
+    rows = max(records, round(records / overlap))
+    x = _correlated_columns(2 * rows - records, features, correlation, rng)
+    slopes = np.zeros(features)
+    some = rng.permutation(features)[: max(1, features // 3)]
+    slopes[some] = rng.uniform(0.5, 2.0, len(some)) * rng.choice([-1, 1], len(some))
+    signal = x @ slopes
+    noise = rng.standard_normal(len(x))
+    outcome = math.sqrt(EXPLAINED) * signal / signal.std() + math.sqrt(1 - EXPLAINED) * noise
+    half = features // 2
+    names = [f"x{place}" for place in range(1, features + 1)]
+    left, right = _split(
+        pd.DataFrame(x[:, :half], columns=names[:half]).assign(y=outcome),
+        pd.DataFrame(x[:, half:], columns=names[half:]),
+        (records, rows, rows),
+        rng,
+    )
+    return StudyData(
+        name="correlated",
+        about="synthetic features with a correlation that was asked for",
+        alpha=0.1,
+        tables=(
+            PartyTable("hospital", left, "patient_id", tuple(names[:half]), categories={}, outcome="y"),
+            PartyTable("insurer", right, "insured_id", tuple(names[half:]), categories={}),
+        ),
+    )
+
+
+def _correlated_columns(rows: int, features: int, correlation: float | str, rng: np.random.Generator) -> Floats:
+    x = rng.standard_normal((rows, features))
+    half = features // 2
+    like = slice(half, 2 * half)
+    match correlation:
+        case "independent":
+            pass
+        case "pairs":
+            x[:, like] = PAIR * x[:, :half] + math.sqrt(1 - PAIR**2) * x[:, like]
+        case "duplicates":
+            x[:, like] = x[:, :half]
+        case float() | int():
+            x = math.sqrt(1 - correlation) * x + math.sqrt(correlation) * rng.standard_normal((rows, 1))
+        case _:
+            raise ValueError("no such correlation")
+    return x
+
+
 # --- splitting, missing cells, overlap ------------------------------------------------------------
 
 
@@ -353,20 +418,35 @@ def write_csv(study: StudyData, folder: Path) -> list[Path]:
     return paths
 
 
-def agreement_text(study: StudyData, urls: Sequence[str], paillier_bits: int, heading: str = "") -> str:
+def agreement_text(
+    study: StudyData,
+    urls: Sequence[str],
+    paillier_bits: int,
+    heading: str = "",
+    sections: Mapping[str, Mapping[str, object]] = MappingProxyType({}),
+) -> str:
     """The text of study.toml: the controllers in order, then the third party.
 
     `urls` has one address a party. The certificates are expected as
-    `certificates/<party>.pem`.
+    `certificates/<party>.pem`. `sections` are further tables, such as `open`,
+    and take the place of those made here: `join` and `model`.
     """
     blocks = [heading] if heading else []
-    blocks.append(f"[study]\nname = {_toml(study.name)}")
+    blocks.append(_section("study", {"name": study.name, **sections.get("study", {})}))
     for number, table in enumerate(study.tables):
         blocks.append(_party_text(number, table.party, "controller", urls[number]) + _table_text(table))
     blocks.append(_party_text(len(study.tables), "third-party", "third-party", urls[-1]))
-    blocks.append(f"[join]\npaillier_bits = {paillier_bits}")
-    blocks.append(f'[model]\nkind = "lasso"\nalpha = {study.alpha}')
+    made: dict[str, Mapping[str, object]] = {
+        "join": {"paillier_bits": paillier_bits},
+        "model": {"kind": "lasso", "alpha": study.alpha},
+    }
+    rest = {name: values for name, values in sections.items() if name != "study"}
+    blocks += [_section(name, values) for name, values in {**made, **rest}.items()]
     return "\n\n".join(blocks) + "\n"
+
+
+def _section(name: str, values: Mapping[str, object]) -> str:
+    return "\n".join([f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in values.items())])
 
 
 def _party_text(number: int, name: str, role: str, url: str) -> str:
@@ -396,6 +476,8 @@ def _toml(value: object) -> str:
     match value:
         case str():
             return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        case bool():
+            return "true" if value else "false"
         case int() | float():
             return repr(value)
         case list() | tuple():

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from pipeline.datasets import heart_failure, rand_hie
-from pipeline.demo import free_ports, write_study
 from pipeline.errors import OwnInputError
+from pipeline.local_study import free_ports, write_study
 
 
 def main() -> int:

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from pipeline.config import load_agreement
-from pipeline.demo import run_parties
 from pipeline.errors import PipelineError
+from pipeline.local_study import run_parties
 from pipeline.progress import standard_output
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 
 from pipeline.certificates import make_certificate, new_key
-from pipeline.demo import free_ports
+from pipeline.local_study import free_ports
 
 NAMES = ("hospital", "insurer", "third-party")
 HOST = "127.0.0.1"

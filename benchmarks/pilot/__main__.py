@@ -31,7 +31,7 @@ from benchmarks.__main__ import console, save, show
 from benchmarks.environments import ALONE, FOLDER, python_with
 from benchmarks.measuring import Figure
 from pipeline.config import Model
-from pipeline.demo import free_ports
+from pipeline.local_study import free_ports
 
 HERE = Path(__file__).parent
 JOIN = ("tno.mpc.protocols.secure_inner_join[gmpy]==2.0.2", "tno.mpc.encryption_schemes.utils[gmpy]==0.15.0")

@@ -26,7 +26,7 @@ from benchmarks.__main__ import console, save, show
 from benchmarks.environments import ALONE, FOLDER, python_with
 from benchmarks.measuring import Figure
 from pipeline.config import Model
-from pipeline.demo import free_ports
+from pipeline.local_study import free_ports
 
 HERE = Path(__file__).parent
 SPU = ("spu==0.9.5", "numpy<2")

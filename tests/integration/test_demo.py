@@ -16,19 +16,13 @@ import pytest
 from rich.console import Console
 
 from pipeline import demo as demo_module
-from pipeline.config import load_agreement
+from pipeline import local_study
+from pipeline.config import Model, load_agreement
 from pipeline.datasets import STUDIES, StudyData, heart_failure, plain_join
-from pipeline.demo import (
-    Ended,
-    demo,
-    free_ports,
-    party_error,
-    plain_lasso,
-    run_parties,
-    standardised_difference,
-    write_study,
-)
+from pipeline.demo import demo
 from pipeline.errors import ConfigError, OwnInputError, PeerError, PipelineError, Refused
+from pipeline.local_study import Ended, free_ports, party_error, run_parties, write_study
+from pipeline.reference import plain_fit, standardised_difference
 
 NAMES = ["hospital", "insurer", "third-party"]
 
@@ -138,7 +132,7 @@ def say(text: str) -> str:
 
 
 def played(monkeypatch: pytest.MonkeyPatch, players: Players) -> str:
-    monkeypatch.setattr(demo_module, "_start", players)
+    monkeypatch.setattr(local_study, "_start", players)
     shown = io.StringIO()
     try:
         run_parties(Path("study"), NAMES, Console(file=shown, width=200, highlight=False))
@@ -177,7 +171,7 @@ def test_the_party_at_fault_is_named_and_not_one_that_was_told(monkeypatch: pyte
 
 
 def test_parties_that_go_on_after_a_failure_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo_module, "END_SECONDS", 0.5)
+    monkeypatch.setattr(local_study, "END_SECONDS", 0.5)
     deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + say("up") + "time.sleep(60)"
     begin = time.monotonic()
     with pytest.raises(Refused):
@@ -201,7 +195,7 @@ def test_an_interrupt_leaves_no_process_behind(monkeypatch: pytest.MonkeyPatch) 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo_module, "_follow", interrupted)
+    monkeypatch.setattr(local_study, "_follow", interrupted)
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         played(monkeypatch, Players(*["time.sleep(60)"] * 3))
@@ -217,13 +211,14 @@ def test_a_failure_without_words_says_what_to_do() -> None:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_penalty_of_each_study_removes_some_coefficients_and_keeps_some(name: str) -> None:
-    coefficients = list(plain_lasso(STUDIES[name]()).coefficients.values())
+    study = STUDIES[name]()
+    coefficients = list(plain_fit(study, Model(study.alpha)).coefficients.values())
     assert 0 < sum(value == 0.0 for value in coefficients) < len(coefficients)
 
 
 def test_the_difference_is_in_standard_deviations(small: StudyData) -> None:
     features, outcome = plain_join(small)
-    reference = plain_lasso(small)
+    reference = plain_fit(small, Model(small.alpha))
     shifted = dict(reference.coefficients)
     shifted["insurer.income"] += 3e-6 * outcome.std() / features["insurer.income"].std(ddof=0)
     assert standardised_difference({"coefficients": reference.coefficients}, reference) == 0.0
@@ -240,7 +235,7 @@ def test_the_demonstration_runs_three_parties_and_agrees_with_scikit_learn(
     monkeypatch.setenv("COLUMNS", "120")
     assert demo(tmp_path / "demo", "small") == 0
     results = {name: json.loads((tmp_path / "demo" / "results" / name / "result.json").read_text()) for name in NAMES}
-    reference = plain_lasso(small)
+    reference = plain_fit(small, Model(small.alpha))
     for name in ("hospital", "insurer"):
         assert results[name]["records"] == reference.records == 200
         assert standardised_difference(results[name], reference) < 1e-6

@@ -14,7 +14,7 @@ import pytest
 from benchmarks import report
 from benchmarks.measuring import Figure, document
 from benchmarks.relay import Relay
-from pipeline.demo import free_ports
+from pipeline.local_study import free_ports
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.datasets import StudyData, agreement_text, heart_failure, identifiers, plain_join, rand_hie, write_csv
+from pipeline.datasets import (
+    StudyData,
+    agreement_text,
+    correlated,
+    heart_failure,
+    identifiers,
+    plain_join,
+    rand_hie,
+    write_csv,
+)
 from pipeline.errors import ConfigError
 
 URLS = ["https://127.0.0.1:8440", "https://127.0.0.1:8441", "https://127.0.0.1:8442"]
@@ -164,3 +173,40 @@ def test_the_agreement_names_every_column_once(study: StudyData) -> None:
         assert sorted(filter(None, used)) == sorted(table.frame.columns)
         assert party["categories"] == {column: list(levels) for column, levels in table.categories.items()}
         assert party.get("ranges", {}) == {column: list(bounds) for column, bounds in table.ranges.items()}
+
+
+# --- correlated columns ---------------------------------------------------------------------------
+
+
+def test_correlated_tables_have_the_records_the_overlap_and_the_features_asked_for() -> None:
+    study = correlated(80, 0.4, 5, 0.5, seed=1)
+    assert [len(table.frame) for table in study.tables] == [200, 200]
+    assert [len(table.features) for table in study.tables] == [2, 3]
+    features, outcome = plain_join(study)
+    assert features.shape == (80, 5)
+    assert len(outcome) == 80
+    left, right = (set(table.frame[table.identifier]) for table in study.tables)
+    assert len(left & right) == 80
+
+
+@pytest.mark.parametrize(
+    ("correlation", "within", "across"),
+    [("independent", 0, 0), (0.9, 0.9, 0.9), ("pairs", 0, 0.99), ("duplicates", 0, 1)],
+)
+def test_features_are_correlated_within_and_across_the_tables_as_asked(
+    correlation: float | str, within: float, across: float
+) -> None:
+    features, _ = plain_join(correlated(20_000, 1.0, 6, correlation, seed=1))
+    found = np.corrcoef(features.to_numpy().T)
+    assert found[0, 1] == pytest.approx(within, abs=0.03)
+    assert found[0, 3] == pytest.approx(across, abs=0.03)
+
+
+def test_sections_of_an_agreement_take_the_place_of_those_made_here() -> None:
+    study = correlated(20, 1.0, 4, "pairs", seed=1)
+    sections = {"model": {"kind": "ols"}, "open": {"table1": True}, "study": {"min_records": 10}}
+    read = tomllib.loads(agreement_text(study, URLS, 2048, sections=sections))
+    assert read["model"] == {"kind": "ols"}
+    assert read["open"] == {"table1": True}
+    assert read["study"] == {"name": "correlated", "min_records": 10}
+    assert read["join"] == {"paillier_bits": 2048}

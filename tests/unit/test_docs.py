@@ -129,7 +129,7 @@ def test_every_command_shown_is_one_the_program_takes(document: Path) -> None:
 
 
 def test_the_readme_shows_every_command() -> None:
-    commands = {"run", "fit", "forget", "keygen", "check", "predict", "demo"}
+    commands = {"run", "fit", "forget", "keygen", "check", "predict", "demo", "experiment"}
     shown = set(re.findall(r"python -m pipeline (\w+)", README)) | {"demo"}  # by scripts/demo
     assert shown == commands
     assert {name.strip("`") for name, _ in table(README, "Commands")} == commands
