@@ -961,6 +961,14 @@ ALWAYS u64 below(const u8 *at, u64 bound)
     return (high % bound * ((0 - bound) % bound) + low % bound) % bound; /* (0 - bound) % bound: 2^64 modulo bound */
 }
 
+/* floor(x / 2^shift), x of words + 1 of f, in words + 1 of another field, as far as its limbs go. */
+ALWAYS void moved(const Field f, const Field to, u64 *result, const u64 *x, int shift)
+{
+    shifted(result, to.words + 1, x, f.words + 1, shift);
+    if (f.bits > to.bits)
+        result[to.words] &= ((u64)1 << (LIMB * to.limbs - 64 * to.words)) - 1;
+}
+
 ALWAYS void mask_loop(const Field f, const Field to, const Planes *x, const u64 *offset, const Drawn *tapes, int at,
                       int shift, const u64 *added, u64 *floors, u8 *out)
 {
@@ -974,7 +982,7 @@ ALWAYS void mask_loop(const Field f, const Field to, const Planes *x, const u64 
             const Drawn *tape = tapes + k;
             u64 part[MAX_WORDS + 1], element[MAX_WORDS + 1], taken[MAX_WORDS + 1];
             from_bytes(part, f.words + 1, tape->masks + i * tape->width, tape->width, tape->size);
-            shifted(taken, to.words + 1, part, f.words + 1, shift);
+            moved(f, to, taken, part, shift);
             from_bytes(element, f.words + 1, tape->elements + i * f.width, f.width, f.bits);
             add_multiple(part, element, f.words + 1, at);
             if (tape->outside > 1) {
@@ -1009,7 +1017,7 @@ ALWAYS void unmask_loop(const Field f, const Field to, const u8 *const data[3], 
             add_multiple(total, share, f.words + 1, factors[k]);
         }
         reduce(f, total);
-        shifted(opened, to.words + 1, total, f.words + 1, shift);
+        moved(f, to, opened, total, shift);
         add_multiple(opened, floors + i * (to.words + 1), to.words + 1, -1);
         reduce(to, opened);
         to_limbs(to, opened, out + 8 * i, 8 * count);

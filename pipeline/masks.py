@@ -238,7 +238,7 @@ def compare_open(x: Residues, factor: int, one: bytes, other: bytes) -> bytes:
 
 def bit(numbers: bytes, count: int, place: int) -> bytes:
     """One bit of each number, a byte each."""
-    width = len(numbers) // max(count, 1) or 1
+    width = _width(numbers, count)
     if compiled := kernels.compiled:
         bits: bytes = compiled.bit(numbers, count, width, place)
         return bits
@@ -248,7 +248,7 @@ def bit(numbers: bytes, count: int, place: int) -> bytes:
 
 def bit_shares(numbers: bytes, count: int, bits: int, pad: bytes) -> bytes:
     """The lowest bits of numbers, highest first, less a pad modulo the small prime: additive shares of them."""
-    width = len(numbers) // max(count, 1) or 1
+    width = _width(numbers, count)
     if compiled := kernels.compiled:
         shares: bytes = compiled.bit_shares(numbers, count, width, bits, pad)
         return shares
@@ -274,7 +274,7 @@ def blinded(
     shares : of the bits of c, modulo the small prime; masks : numbers with the bits of r.
     places : 16 random bytes for each rotation.
     """
-    width = len(masks) // max(count, 1) or 1
+    width = _width(masks, count)
     if compiled := kernels.compiled:
         message: bytes = compiled.blinded(shares, masks, count, width, bits, coins, factors, zeros, places, first)
         return message
@@ -331,6 +331,11 @@ def shifted(digits: Limbs, shift: int, field: PrimeField) -> Residues:
     kept = digits[:count]
     limbs[: len(kept)] = kept
     return from_digits(field, limbs)
+
+
+def _width(numbers: bytes, count: int) -> int:
+    """Bytes of each number; of none, of any."""
+    return len(numbers) // count if count else 32
 
 
 def _bytes(size: int) -> int:
