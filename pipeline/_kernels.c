@@ -1,9 +1,10 @@
 /* What residues.py and primitives.py do with NumPy, as loops over elements: the same numbers and the same bytes.
 
 An array of elements arrives as planes of signed 24-bit limbs with late carries, int64 of shape (limbs, *shape) and any
-strides. An element is worked on as words of 64 bits, one more than p has: a signed number in two's complement, below
-2^(bits + 62) in absolute value, which `reduce` brings into [0, p). Results are canonical. No step branches on an
-element; what is foreign is checked for its length before it is read.
+strides; no limb is above 2^62 in absolute value. An element is worked on as words of 64 bits, one more than p has: a
+signed number in two's complement, below 2^(bits + 62) in absolute value, which `reduce` brings into [0, p). Resulting
+limbs are below 2^24, and but for products of matrices canonical. No step branches on an element; what is foreign is
+checked for its length before it is read.
 
 The field is given by its `bits` and its `c`: p = 2^bits - c. Loops are compiled for each of the three fields of
 field.py. */
@@ -574,58 +575,46 @@ static PyObject *multiply_arrays(PyObject *module, PyObject *const *args, Py_ssi
 
 /* ---- Products of matrices ----
 
-   Here an element is words + 1 digits of at most 51 bits, so that sums of products of digits fit 128 bits without a
-   carry, or the low and the high 52 bits of each fit sums of 64 bits where the processor multiplies like that. The
-   right matrix is in blocks of as many columns as are worked on together, the lanes. */
+   Here an element is words + 1 digits, so few bits each that sums of products of digits need no carry: of 128 bits, or,
+   where the processor multiplies like that, of 64 bits for the lower and the upper 52 bits of products. Then eight
+   elements are worked on together, the lanes, and the right matrix is in blocks of as many columns. */
 
-enum { LANES = 8, MAX_DIGITS = MAX_WORDS + 1, CHUNK = 512 };
+enum { LANES = 8, MAX_DIGITS = MAX_WORDS + 1, CHUNK = 256 };
 
 typedef struct {
     const char *base;
     Py_ssize_t plane, rows, columns, down, along; /* strides in bytes */
 } Matrix;
 
+/* Entry (i, j) of a product goes to base + down * i + along * j. */
+typedef struct {
+    char *base;
+    Py_ssize_t plane, rows, inner, columns, down, along;
+} Product;
+
 ALWAYS int digit_bits(const Field f)
 {
     return (f.bits + f.words) / (f.words + 1);
 }
 
-/* The digits of an element of the matrix, `step` apart. */
-ALWAYS void pack_one(const Field f, const char *at, Py_ssize_t plane, u64 *out, int step)
+/* The elements as digits, row after row. */
+ALWAYS void pack(const Field f, const Matrix *m, u64 *out)
 {
     const int bits = digit_bits(f);
-    u64 x[MAX_WORDS + 2];
-    from_limbs(f, x, at, plane);
-    reduce(f, x);
-    UNROLL
-    for (int t = 0; t <= f.words; t++) {
-        int word = bits * t / 64, shift = bits * t % 64;
-        u64 digit = x[word] >> shift;
-        if (shift > 64 - bits)
-            digit |= x[word + 1] << (64 - shift);
-        out[t * step] = digit & (((u64)1 << bits) - 1);
-    }
-}
-
-ALWAYS void pack_rows(const Field f, const Matrix *m, u64 *out)
-{
     for (Py_ssize_t i = 0; i < m->rows; i++)
-        for (Py_ssize_t j = 0; j < m->columns; j++, out += f.words + 1)
-            pack_one(f, m->base + i * m->down + j * m->along, m->plane, out, 1);
-}
-
-/* Blocks of columns, in each of them rows, digits and lanes. */
-ALWAYS void pack_columns(const Field f, const Matrix *m, int lanes, u64 *out)
-{
-    for (Py_ssize_t first = 0; first < m->columns; first += lanes)
-        for (Py_ssize_t i = 0; i < m->rows; i++, out += lanes * (f.words + 1))
-            for (int lane = 0; lane < lanes; lane++) {
-                if (first + lane < m->columns)
-                    pack_one(f, m->base + i * m->down + (first + lane) * m->along, m->plane, out + lane, lanes);
-                else
-                    for (int t = 0; t <= f.words; t++)
-                        out[t * lanes + lane] = 0;
+        for (Py_ssize_t j = 0; j < m->columns; j++, out += f.words + 1) {
+            u64 x[MAX_WORDS + 2];
+            from_limbs(f, x, m->base + i * m->down + j * m->along, m->plane);
+            reduce(f, x);
+            UNROLL
+            for (int t = 0; t <= f.words; t++) {
+                int word = bits * t / 64, shift = bits * t % 64;
+                u64 digit = x[word] >> shift;
+                if (shift > 64 - bits)
+                    digit |= x[word + 1] << (64 - shift);
+                out[t] = digit & (((u64)1 << bits) - 1);
             }
+        }
 }
 
 /* An element from sums of products of digits, each below 2^126. */
@@ -653,32 +642,28 @@ ALWAYS void finish(const Field f, u64 *x, const u128 *sums)
     fold_product(f, x, product);
 }
 
-ALWAYS void dot(const Field f, const u64 *a, const u64 *b, Py_ssize_t count, u64 *x)
+/* left: packed rows; right: packed columns. */
+ALWAYS void multiply_packed(const Field f, const u64 *left, const u64 *right, const Product *product)
 {
-    u128 sums[2 * MAX_DIGITS];
-    UNROLL
-    for (int t = 0; t < 2 * f.words + 1; t++)
-        sums[t] = 0;
-    for (Py_ssize_t k = 0; k < count; k++, a += f.words + 1, b += f.words + 1) {
-        UNROLL
-        for (int i = 0; i <= f.words; i++) {
-            UNROLL
-            for (int j = 0; j <= f.words; j++)
-                sums[i + j] += (u128)a[i] * b[j];
-        }
-    }
-    finish(f, x, sums);
-}
-
-/* Entry (i, j) of the product goes to out + down * i + along * j. */
-ALWAYS void scalar_loop(const Field f, const u64 *left, const u64 *right, Py_ssize_t rows, Py_ssize_t inner,
-                        Py_ssize_t columns, char *out, Py_ssize_t plane, Py_ssize_t down, Py_ssize_t along)
-{
-    for (Py_ssize_t i = 0; i < rows; i++)
-        for (Py_ssize_t j = 0; j < columns; j++) {
+    const int digits = f.words + 1;
+    for (Py_ssize_t i = 0; i < product->rows; i++)
+        for (Py_ssize_t j = 0; j < product->columns; j++) {
+            const u64 *a = left + i * product->inner * digits, *b = right + j * product->inner * digits;
+            u128 sums[2 * MAX_DIGITS];
             u64 x[MAX_WORDS + 1];
-            dot(f, left + i * inner * (f.words + 1), right + j * inner * (f.words + 1), inner, x);
-            to_limbs(f, x, out + i * down + j * along, plane);
+            UNROLL
+            for (int t = 0; t < 2 * digits - 1; t++)
+                sums[t] = 0;
+            for (Py_ssize_t k = 0; k < product->inner; k++, a += digits, b += digits) {
+                UNROLL
+                for (int s = 0; s < digits; s++) {
+                    UNROLL
+                    for (int t = 0; t < digits; t++)
+                        sums[s + t] += (u128)a[s] * b[t];
+                }
+            }
+            finish(f, x, sums);
+            to_limbs(f, x, product->base + i * product->down + j * product->along, product->plane);
         }
 }
 
@@ -686,31 +671,208 @@ ALWAYS void scalar_loop(const Field f, const u64 *left, const u64 *right, Py_ssi
 #include <immintrin.h>
 #define HAS_VECTORS 1
 #define VECTORS __attribute__((target("avx512f,avx512ifma")))
+#define ALWAYS_VECTORS static inline __attribute__((always_inline)) VECTORS
 
-static inline __attribute__((always_inline)) VECTORS void vector_loop(const Field f, const u64 *left, const u64 *right,
-                                                                      Py_ssize_t rows, Py_ssize_t inner,
-                                                                      Py_ssize_t columns, char *out, Py_ssize_t plane,
-                                                                      Py_ssize_t down, Py_ssize_t along)
+ALWAYS_VECTORS __m512i splat(i64 x)
 {
-    const int digits = f.words + 1;
-    for (Py_ssize_t j = 0; j < columns; j += LANES, right += LANES * digits * inner)
-        for (Py_ssize_t i = 0; i < rows; i++) {
-            u128 sums[LANES][2 * MAX_DIGITS];
-            for (int lane = 0; lane < LANES; lane++)
-                for (int t = 0; t < 2 * digits - 1; t++)
-                    sums[lane][t] = 0;
+    return _mm512_set1_epi64(x);
+}
+
+ALWAYS_VECTORS __m512i low_bits(__m512i x, int bits)
+{
+    return _mm512_and_si512(x, splat(((i64)1 << bits) - 1));
+}
+
+ALWAYS_VECTORS __m512i plus(__m512i a, __m512i b)
+{
+    return _mm512_add_epi64(a, b);
+}
+
+ALWAYS_VECTORS __m512i left_by(__m512i x, int bits)
+{
+    return _mm512_slli_epi64(x, (unsigned)bits);
+}
+
+ALWAYS_VECTORS __m512i right_by(__m512i x, int bits)
+{
+    return _mm512_srai_epi64(x, (unsigned)bits);
+}
+
+/* c * x, signed, for a c of 8 bits and x below 2^55 in absolute value. */
+ALWAYS_VECTORS __m512i times_c(const Field f, __m512i x)
+{
+    __m512i sum = _mm512_setzero_si512();
+    UNROLL
+    for (int i = 0; i < 8; i++)
+        if (f.c >> i & 1)
+            sum = plus(sum, left_by(x, i));
+    return sum;
+}
+
+ALWAYS int vector_bits(const Field f)
+{
+    return f.words == 4 ? 51 : 48;
+}
+
+/* Up to eight elements, `step` bytes apart, as digits that are not negative and below 2^52. The limbs are at most 2^62 in
+   absolute value; p is added. */
+ALWAYS_VECTORS void vector_digits(const Field f, const char *at, Py_ssize_t plane, Py_ssize_t step, Py_ssize_t count,
+                                  __m512i *digits)
+{
+    const int bits = vector_bits(f), last = f.limbs - 1, top = f.bits - LIMB * last;
+    const __mmask8 mask = (__mmask8)(count >= LANES ? 255 : (1 << count) - 1);
+    const __m512i places = _mm512_set_epi64(7 * step, 6 * step, 5 * step, 4 * step, 3 * step, 2 * step, step, 0);
+    __m512i x[MAX_LIMBS], carry = _mm512_setzero_si512();
+    UNROLL
+    for (int t = 0; t < f.limbs; t++) {
+        const char *from = at + t * plane;
+        __m512i limb = step == 8 ? _mm512_maskz_loadu_epi64(mask, from)
+                                 : _mm512_mask_i64gather_epi64(_mm512_setzero_si512(), mask, places, from, 1);
+        carry = plus(carry, limb);
+        x[t] = low_bits(carry, LIMB);
+        carry = right_by(carry, LIMB);
+    }
+    __m512i above = plus(right_by(x[last], top), left_by(carry, LIMB - top));
+    x[last] = plus(low_bits(x[last], top), splat((i64)1 << top));
+    carry = times_c(f, plus(above, splat(-1)));
+    UNROLL
+    for (int t = 0; t < last; t++) {
+        carry = plus(carry, x[t]);
+        x[t] = low_bits(carry, LIMB);
+        carry = right_by(carry, LIMB);
+    }
+    x[last] = plus(x[last], carry);
+    UNROLL
+    for (int k = 0; k <= f.words; k++) {
+        __m512i digit = _mm512_setzero_si512();
+        UNROLL
+        for (int t = 0; t < f.limbs; t++) {
+            int shift = LIMB * t - bits * k;
+            if (shift >= 0 && shift < bits)
+                digit = plus(digit, left_by(x[t], shift));
+            else if (shift < 0 && shift > -LIMB)
+                digit = plus(digit, right_by(x[t], -shift));
+        }
+        digits[k] = k < f.words ? low_bits(digit, bits) : digit;
+    }
+}
+
+/* Rows, digits, columns. */
+ALWAYS_VECTORS void vector_pack_left(const Field f, const Matrix *m, u64 *out)
+{
+    Py_ssize_t padded = (m->columns + LANES - 1) / LANES * LANES;
+    for (Py_ssize_t i = 0; i < m->rows; i++, out += (f.words + 1) * padded)
+        for (Py_ssize_t j = 0; j < m->columns; j += LANES) {
+            __m512i digits[MAX_DIGITS];
+            const char *at = m->base + i * m->down + j * m->along;
+            vector_digits(f, at, m->plane, m->along, m->columns - j, digits);
+            UNROLL
+            for (int t = 0; t <= f.words; t++)
+                _mm512_storeu_si512(out + t * padded + j, digits[t]);
+        }
+}
+
+/* Blocks of columns, in each of them rows, digits, lanes. */
+ALWAYS_VECTORS void vector_pack_right(const Field f, const Matrix *m, u64 *out)
+{
+    for (Py_ssize_t j = 0; j < m->columns; j += LANES)
+        for (Py_ssize_t i = 0; i < m->rows; i++, out += (f.words + 1) * LANES) {
+            __m512i digits[MAX_DIGITS];
+            const char *at = m->base + i * m->down + j * m->along;
+            vector_digits(f, at, m->plane, m->along, m->columns - j, digits);
+            UNROLL
+            for (int t = 0; t <= f.words; t++)
+                _mm512_storeu_si512(out + t * LANES, digits[t]);
+        }
+}
+
+ALWAYS_VECTORS void vector_carry(__m512i *digits, int count, int bits)
+{
+    __m512i carry = _mm512_setzero_si512();
+    UNROLL
+    for (int t = 0; t < count - 1; t++) {
+        carry = plus(carry, digits[t]);
+        digits[t] = low_bits(carry, bits);
+        carry = right_by(carry, bits);
+    }
+    digits[count - 1] = plus(digits[count - 1], carry);
+}
+
+/* Limbs below 2^24 of the numbers modulo p, less than 2^40 above it, from 2 words + 3 digits of a product. */
+ALWAYS_VECTORS void vector_limbs(const Field f, const __m512i *digits, __m512i *limbs)
+{
+    const int bits = vector_bits(f), count = 2 * f.words + 3, place = f.bits / bits, rest = f.bits % bits;
+    __m512i x[MAX_DIGITS + 1];
+    UNROLL
+    for (int t = 0; t <= f.words + 1; t++) {
+        __m512i high = _mm512_setzero_si512();
+        if (place + t < count)
+            high = right_by(digits[place + t], rest);
+        if (place + t + 1 < count)
+            high = plus(high, low_bits(left_by(digits[place + t + 1], bits - rest), bits));
+        x[t] = times_c(f, high);
+        if (t <= place)
+            x[t] = plus(x[t], t < place ? digits[t] : low_bits(digits[t], rest));
+    }
+    vector_carry(x, f.words + 2, bits);
+    __m512i above = right_by(x[place], rest);
+    if (place < f.words + 1)
+        above = plus(above, left_by(x[place + 1], bits - rest));
+    x[place] = low_bits(x[place], rest);
+    x[0] = plus(x[0], times_c(f, above));
+    vector_carry(x, place + 1, bits);
+    UNROLL
+    for (int t = 0; t < f.limbs; t++) {
+        __m512i limb = _mm512_setzero_si512();
+        UNROLL
+        for (int k = 0; k <= place; k++) {
+            int shift = bits * k - LIMB * t;
+            if (shift >= 0 && shift < LIMB)
+                limb = plus(limb, left_by(x[k], shift));
+            else if (shift < 0 && shift > -bits)
+                limb = plus(limb, right_by(x[k], -shift));
+        }
+        limbs[t] = low_bits(limb, LIMB);
+    }
+}
+
+ALWAYS_VECTORS void vector_store(const Field f, const __m512i *limbs, char *out, const Product *product, int count)
+{
+    u64 lanes[LANES];
+    UNROLL
+    for (int t = 0; t < f.limbs; t++) {
+        char *to = out + t * product->plane;
+        if (product->along == 8) {
+            _mm512_mask_storeu_epi64(to, (__mmask8)((1 << count) - 1), limbs[t]);
+        } else {
+            _mm512_storeu_si512(lanes, limbs[t]);
+            for (int lane = 0; lane < count; lane++)
+                memcpy(to + lane * product->along, lanes + lane, sizeof *lanes);
+        }
+    }
+}
+
+ALWAYS_VECTORS void vector_multiply(const Field f, const u64 *left, const u64 *right, const Product *product)
+{
+    const int digits = f.words + 1, bits = vector_bits(f);
+    const Py_ssize_t inner = product->inner, padded = (inner + LANES - 1) / LANES * LANES;
+    for (Py_ssize_t j = 0; j < product->columns; j += LANES, right += LANES * digits * inner)
+        for (Py_ssize_t i = 0; i < product->rows; i++) {
+            __m512i sums[2 * MAX_DIGITS + 1], limbs[MAX_LIMBS];
+            UNROLL
+            for (int t = 0; t < 2 * digits + 1; t++)
+                sums[t] = _mm512_setzero_si512();
             for (Py_ssize_t first = 0; first < inner; first += CHUNK) {
-                const u64 *a = left + (i * inner + first) * digits, *b = right + first * LANES * digits;
+                const u64 *a = left + i * padded * digits + first, *b = right + first * LANES * digits;
                 Py_ssize_t count = inner - first < CHUNK ? inner - first : CHUNK;
                 __m512i low[2 * MAX_DIGITS], high[2 * MAX_DIGITS];
-                u64 lows[LANES], highs[LANES];
                 UNROLL
                 for (int t = 0; t < 2 * digits - 1; t++)
                     low[t] = high[t] = _mm512_setzero_si512();
-                for (Py_ssize_t k = 0; k < count; k++, a += digits, b += LANES * digits) {
+                for (Py_ssize_t k = 0; k < count; k++, b += LANES * digits) {
                     UNROLL
                     for (int s = 0; s < digits; s++) {
-                        __m512i one = _mm512_set1_epi64((long long)a[s]);
+                        __m512i one = splat((i64)a[s * padded + k]);
                         UNROLL
                         for (int t = 0; t < digits; t++) {
                             __m512i other = _mm512_loadu_si512(b + t * LANES);
@@ -720,26 +882,30 @@ static inline __attribute__((always_inline)) VECTORS void vector_loop(const Fiel
                     }
                 }
                 UNROLL
-                for (int t = 0; t < 2 * digits - 1; t++) {
-                    _mm512_storeu_si512(lows, low[t]);
-                    _mm512_storeu_si512(highs, high[t]);
-                    for (int lane = 0; lane < LANES; lane++)
-                        sums[lane][t] += lows[lane] + ((u128)highs[lane] << 52);
+                for (int t = 0; t < 2 * digits - 1; t++) { /* the upper bits stand 52 places higher */
+                    sums[t] = plus(sums[t], low[t]);
+                    sums[t + 1] = plus(sums[t + 1], left_by(low_bits(high[t], 2 * bits - 52), 52 - bits));
+                    sums[t + 2] = plus(sums[t + 2], right_by(high[t], 2 * bits - 52));
                 }
+                vector_carry(sums, 2 * digits + 1, bits);
             }
-            for (int lane = 0; lane < LANES && j + lane < columns; lane++) {
-                u64 x[MAX_WORDS + 1];
-                finish(f, x, sums[lane]);
-                to_limbs(f, x, out + i * down + (j + lane) * along, plane);
-            }
+            vector_limbs(f, sums, limbs);
+            char *out = product->base + i * product->down + j * product->along;
+            vector_store(f, limbs, out, product, (int)(product->columns - j < LANES ? product->columns - j : LANES));
         }
 }
 
-static VECTORS void vector_product(const Field field, const u64 *left, const u64 *right, Py_ssize_t rows,
-                                   Py_ssize_t inner, Py_ssize_t columns, char *out, Py_ssize_t plane, Py_ssize_t down,
-                                   Py_ssize_t along)
+static VECTORS void vector_pack(const Field field, const Matrix *left, u64 *rows, const Matrix *right, u64 *columns)
 {
-    FOR_FIELD(vector_loop, field, left, right, rows, inner, columns, out, plane, down, along);
+    if (left)
+        FOR_FIELD(vector_pack_left, field, left, rows);
+    if (right)
+        FOR_FIELD(vector_pack_right, field, right, columns);
+}
+
+static VECTORS void vector_product(const Field field, const u64 *left, const u64 *right, const Product *product)
+{
+    FOR_FIELD(vector_multiply, field, left, right, product);
 }
 
 static int has_vectors(void)
@@ -756,34 +922,37 @@ static int has_vectors(void)
 
 static int lanes = 1; /* set when the module is made */
 
-static void pack_left(const Field field, const Matrix *m, u64 *out)
-{
-    FOR_FIELD(pack_rows, field, m, out);
-}
-
-static void pack_right(const Field field, const Matrix *m, u64 *out)
-{
-    if (lanes == 1)
-        FOR_FIELD(pack_columns, field, m, 1, out);
-    else
-        FOR_FIELD(pack_columns, field, m, LANES, out);
-}
-
-static void product(const Field field, const u64 *left, const u64 *right, Py_ssize_t rows, Py_ssize_t inner,
-                    Py_ssize_t columns, char *out, Py_ssize_t plane, Py_ssize_t down, Py_ssize_t along)
-{
-#ifdef HAS_VECTORS
-    if (lanes > 1) {
-        vector_product(field, left, right, rows, inner, columns, out, plane, down, along);
-        return;
-    }
-#endif
-    FOR_FIELD(scalar_loop, field, left, right, rows, inner, columns, out, plane, down, along);
-}
-
 static Matrix transposed(const Matrix m)
 {
     return (Matrix){m.base, m.plane, m.columns, m.rows, m.along, m.down};
+}
+
+/* Either matrix may be NULL: it is packed already. */
+static void pack_both(const Field field, const Matrix *left, u64 *rows, const Matrix *right, u64 *columns)
+{
+#ifdef HAS_VECTORS
+    if (lanes > 1) {
+        vector_pack(field, left, rows, right, columns);
+        return;
+    }
+#endif
+    if (left)
+        FOR_FIELD(pack, field, left, rows);
+    if (right) {
+        Matrix turned = transposed(*right);
+        FOR_FIELD(pack, field, &turned, columns);
+    }
+}
+
+static void multiply_both(const Field field, const u64 *left, const u64 *right, const Product *product)
+{
+#ifdef HAS_VECTORS
+    if (lanes > 1) {
+        vector_product(field, left, right, product);
+        return;
+    }
+#endif
+    FOR_FIELD(multiply_packed, field, left, right, product);
 }
 
 /* matmul(bits, c, limbs, limbs): products of the last two axes; the others broadcast. */
@@ -817,7 +986,8 @@ static PyObject *matmul(PyObject *module, PyObject *const *args, Py_ssize_t give
     Py_ssize_t entries = batch < 0 ? -1 : times(rows, columns), digits = 8 * (field.words + 1);
     int turn = lanes > 1 && columns < rows && columns < LANES; /* lanes along the longer side */
     Py_ssize_t wide = turn ? rows : columns, tall = turn ? columns : rows;
-    Py_ssize_t left_size = times(times(tall, inner), digits), right_size = times(times(wide + lanes, inner), digits);
+    Py_ssize_t left_size = times(times(tall, inner + lanes), digits);
+    Py_ssize_t right_size = times(times(wide + lanes, inner), digits);
     if (entries < 0 || (size = times(batch, entries)) < 0 || left_size < 0 || right_size < 0)
         goto done;
     left = PyMem_Malloc((size_t)left_size + 1);
@@ -840,20 +1010,14 @@ static PyObject *matmul(PyObject *module, PyObject *const *args, Py_ssize_t give
         int other_x = p != x.base, other_y = q != y.base; /* one matrix may serve many */
         x.base = p;
         y.base = q;
-        if (turn) {
-            Matrix x_turned = transposed(x), y_turned = transposed(y);
-            if (other_y)
-                pack_left(field, &y_turned, left);
-            if (other_x)
-                pack_right(field, &x_turned, right);
-            product(field, left, right, columns, inner, rows, out, 8 * size, 8, 8 * columns);
-        } else {
-            if (other_x)
-                pack_left(field, &x, left);
-            if (other_y)
-                pack_right(field, &y, right);
-            product(field, left, right, rows, inner, columns, out, 8 * size, 8 * columns, 8);
-        }
+        Matrix x_turned = transposed(x), y_turned = transposed(y);
+        if (turn)
+            pack_both(field, other_y ? &y_turned : NULL, left, other_x ? &x_turned : NULL, right);
+        else
+            pack_both(field, other_x ? &x : NULL, left, other_y ? &y : NULL, right);
+        Product product = {out, 8 * size, rows, inner, columns, 8 * columns, 8};
+        Product product_turned = {out, 8 * size, columns, inner, rows, 8, 8 * columns};
+        multiply_both(field, left, right, turn ? &product_turned : &product);
         out += 8 * entries;
     });
     Py_END_ALLOW_THREADS;
@@ -864,6 +1028,18 @@ done:
     release(&b.view);
     release(&a.view);
     return result;
+}
+
+/* vectors(on): whether products of matrices use the instructions for eight elements at once, where there are any; return
+   whether they did. For tests. */
+static PyObject *vectors(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    int on, before = lanes > 1;
+    (void)module;
+    if (!count_arguments(given, 1) || !take_int(args[0], 0, 1, &on))
+        return NULL;
+    lanes = on && has_vectors() ? LANES : 1;
+    return PyBool_FromLong(before);
 }
 
 /* ---- Bytes to elements ---- */
@@ -1485,7 +1661,10 @@ static PyObject *found(PyObject *module, PyObject *const *args, Py_ssize_t given
 
 #define METHOD(name, function) {name, (PyCFunction)(void (*)(void))function, METH_FASTCALL, NULL}
 
+enum { VERSION = 1 }; /* that of kernels.py, which leaves another one alone */
+
 static PyMethodDef methods[] = {
+    METHOD("vectors", vectors),
     METHOD("to_bytes", to_bytes),
     METHOD("carried", carried),
     METHOD("multiply", multiply_arrays),
@@ -1515,5 +1694,8 @@ PyMODINIT_FUNC PyInit__kernels(void)
     numpy_empty = PyObject_GetAttrString(numpy, "empty");
     int64_type = PyObject_GetAttrString(numpy, "int64");
     Py_DECREF(numpy);
-    return numpy_empty && int64_type ? PyModule_Create(&definition) : NULL;
+    PyObject *module = numpy_empty && int64_type ? PyModule_Create(&definition) : NULL;
+    if (module && PyModule_AddIntConstant(module, "VERSION", VERSION) < 0)
+        Py_CLEAR(module);
+    return module;
 }
