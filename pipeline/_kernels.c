@@ -3,7 +3,7 @@
 An array of elements arrives as planes of signed 24-bit limbs with late carries, int64 of shape (limbs, *shape) and any
 strides; no limb is above 2^62 in absolute value. An element is worked on as words of 64 bits, one more than p has: a
 signed number in two's complement, below 2^(bits + 62) in absolute value, which `reduce` brings into [0, p). Resulting
-limbs are below 2^24, and but for products of matrices canonical. No step branches on an element; what is foreign is
+limbs are below 2^24, and but for products canonical. No step branches on an element; what is foreign is
 checked for its length before it is read.
 
 The field is given by its `bits` and its `c`: p = 2^bits - c. Loops are compiled for each of the three fields of
@@ -543,37 +543,7 @@ static int broadcast(const Planes *a, const Planes *b, int kept, int *axes, Py_s
     return 1;
 }
 
-/* multiply(bits, c, limbs, limbs): entry by entry; the arrays broadcast. */
-static PyObject *multiply_arrays(PyObject *module, PyObject *const *args, Py_ssize_t given)
-{
-    Field field;
-    Planes a = {0}, b = {0};
-    Py_buffer view = {0};
-    Walk walk;
-    PyObject *result = NULL;
-    int axes;
-    Py_ssize_t shape[MAX_AXES], first[MAX_AXES], second[MAX_AXES], size = 1;
-    (void)module;
-    if (!count_arguments(given, 4) || !take_field(args[0], args[1], &field))
-        return NULL;
-    if (take_planes(args[2], field, &a) && take_planes(args[3], field, &b) &&
-        broadcast(&a, &b, 0, &axes, shape, first, second)) {
-        for (int i = 0; i < axes && size >= 0; i++)
-            size = times(size, shape[i]);
-        if (size >= 0 && (result = new_planes(field, axes, shape, &view)) && size) {
-            join_axes(&walk, axes, shape, first, second);
-            Py_BEGIN_ALLOW_THREADS;
-            FOR_FIELD(multiply_loop, field, &walk, a.base, a.plane, b.base, b.plane, view.buf, size);
-            Py_END_ALLOW_THREADS;
-        }
-    }
-    release(&view);
-    release(&b.view);
-    release(&a.view);
-    return result;
-}
-
-/* ---- Products of matrices ----
+/* ---- Products of matrices, and of entries where there are vectors ----
 
    Here an element is words + 1 digits, so few bits each that sums of products of digits need no carry: of 128 bits, or,
    where the processor multiplies like that, of 64 bits for the lower and the upper 52 bits of products. Then eight
@@ -852,9 +822,52 @@ ALWAYS_VECTORS void vector_store(const Field f, const __m512i *limbs, char *out,
     }
 }
 
-ALWAYS_VECTORS void vector_multiply(const Field f, const u64 *left, const u64 *right, const Product *product)
+/* Add sums of lower and of upper 52 bits of products of digits. */
+ALWAYS_VECTORS void vector_add(const Field f, __m512i *sums, const __m512i *low, const __m512i *high)
 {
     const int digits = f.words + 1, bits = vector_bits(f);
+    UNROLL
+    for (int t = 0; t < 2 * digits - 1; t++) {
+        sums[t] = plus(sums[t], low[t]);
+        sums[t + 1] = plus(sums[t + 1], left_by(low_bits(high[t], 2 * bits - 52), 52 - bits));
+        sums[t + 2] = plus(sums[t + 2], right_by(high[t], 2 * bits - 52));
+    }
+    vector_carry(sums, 2 * digits + 1, bits);
+}
+
+ALWAYS_VECTORS void vector_entries_loop(const Field f, const Walk *walk, const char *a, Py_ssize_t a_plane,
+                                        const char *b, Py_ssize_t b_plane, char *out, Py_ssize_t size)
+{
+    const int digits = f.words + 1, last = walk->axes - 1;
+    const Product product = {.plane = 8 * size, .along = 8};
+    Py_ssize_t count = walk->shape[last], a_step = walk->strides[0][last], b_step = walk->strides[1][last];
+    FOR_ROWS(walk, a, b, for (Py_ssize_t i = 0; i < count; i += LANES) {
+        __m512i x[MAX_DIGITS], y[MAX_DIGITS], limbs[MAX_LIMBS];
+        __m512i low[2 * MAX_DIGITS], high[2 * MAX_DIGITS], sums[2 * MAX_DIGITS + 1];
+        vector_digits(f, a + i * a_step, a_plane, a_step, count - i, x);
+        vector_digits(f, b + i * b_step, b_plane, b_step, count - i, y);
+        UNROLL
+        for (int t = 0; t < 2 * digits + 1; t++)
+            low[t < 2 * digits - 1 ? t : 0] = high[t < 2 * digits - 1 ? t : 0] = sums[t] = _mm512_setzero_si512();
+        UNROLL
+        for (int s = 0; s < digits; s++) {
+            UNROLL
+            for (int t = 0; t < digits; t++) {
+                low[s + t] = _mm512_madd52lo_epu64(low[s + t], x[s], y[t]);
+                high[s + t] = _mm512_madd52hi_epu64(high[s + t], x[s], y[t]);
+            }
+        }
+        vector_add(f, sums, low, high);
+        vector_limbs(f, sums, limbs);
+        int here = count - i < LANES ? (int)(count - i) : LANES;
+        vector_store(f, limbs, out, &product, here);
+        out += 8 * here;
+    });
+}
+
+ALWAYS_VECTORS void vector_multiply(const Field f, const u64 *left, const u64 *right, const Product *product)
+{
+    const int digits = f.words + 1;
     const Py_ssize_t inner = product->inner, padded = (inner + LANES - 1) / LANES * LANES;
     for (Py_ssize_t j = 0; j < product->columns; j += LANES, right += LANES * digits * inner)
         for (Py_ssize_t i = 0; i < product->rows; i++) {
@@ -881,13 +894,7 @@ ALWAYS_VECTORS void vector_multiply(const Field f, const u64 *left, const u64 *r
                         }
                     }
                 }
-                UNROLL
-                for (int t = 0; t < 2 * digits - 1; t++) { /* the upper bits stand 52 places higher */
-                    sums[t] = plus(sums[t], low[t]);
-                    sums[t + 1] = plus(sums[t + 1], left_by(low_bits(high[t], 2 * bits - 52), 52 - bits));
-                    sums[t + 2] = plus(sums[t + 2], right_by(high[t], 2 * bits - 52));
-                }
-                vector_carry(sums, 2 * digits + 1, bits);
+                vector_add(f, sums, low, high);
             }
             vector_limbs(f, sums, limbs);
             char *out = product->base + i * product->down + j * product->along;
@@ -906,6 +913,12 @@ static VECTORS void vector_pack(const Field field, const Matrix *left, u64 *rows
 static VECTORS void vector_product(const Field field, const u64 *left, const u64 *right, const Product *product)
 {
     FOR_FIELD(vector_multiply, field, left, right, product);
+}
+
+static VECTORS void vector_entries(const Field field, const Walk *walk, const char *a, Py_ssize_t a_plane,
+                                   const char *b, Py_ssize_t b_plane, char *out, Py_ssize_t size)
+{
+    FOR_FIELD(vector_entries_loop, field, walk, a, a_plane, b, b_plane, out, size);
 }
 
 static int has_vectors(void)
@@ -953,6 +966,48 @@ static void multiply_both(const Field field, const u64 *left, const u64 *right, 
     }
 #endif
     FOR_FIELD(multiply_packed, field, left, right, product);
+}
+
+static void multiply_entries(const Field field, const Walk *walk, const char *a, Py_ssize_t a_plane, const char *b,
+                             Py_ssize_t b_plane, char *out, Py_ssize_t size)
+{
+#ifdef HAS_VECTORS
+    if (lanes > 1) {
+        vector_entries(field, walk, a, a_plane, b, b_plane, out, size);
+        return;
+    }
+#endif
+    FOR_FIELD(multiply_loop, field, walk, a, a_plane, b, b_plane, out, size);
+}
+
+/* multiply(bits, c, limbs, limbs): entry by entry; the arrays broadcast. */
+static PyObject *multiply_arrays(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    Field field;
+    Planes a = {0}, b = {0};
+    Py_buffer view = {0};
+    Walk walk;
+    PyObject *result = NULL;
+    int axes;
+    Py_ssize_t shape[MAX_AXES], first[MAX_AXES], second[MAX_AXES], size = 1;
+    (void)module;
+    if (!count_arguments(given, 4) || !take_field(args[0], args[1], &field))
+        return NULL;
+    if (take_planes(args[2], field, &a) && take_planes(args[3], field, &b) &&
+        broadcast(&a, &b, 0, &axes, shape, first, second)) {
+        for (int i = 0; i < axes && size >= 0; i++)
+            size = times(size, shape[i]);
+        if (size >= 0 && (result = new_planes(field, axes, shape, &view)) && size) {
+            join_axes(&walk, axes, shape, first, second);
+            Py_BEGIN_ALLOW_THREADS;
+            multiply_entries(field, &walk, a.base, a.plane, b.base, b.plane, view.buf, size);
+            Py_END_ALLOW_THREADS;
+        }
+    }
+    release(&view);
+    release(&b.view);
+    release(&a.view);
+    return result;
 }
 
 /* matmul(bits, c, limbs, limbs): products of the last two axes; the others broadcast. */

@@ -99,6 +99,7 @@ def test_memory_in_any_order_is_read_rightly(field: PrimeField) -> None:
 
 
 @every_field
+@pytest.mark.usefixtures("each_way_of_multiplying")
 def test_products_are_those_of_the_integers_for_arrays_that_broadcast(field: PrimeField) -> None:
     shapes = [((), ()), ((3,), ()), ((0,), ()), ((2, 1, 5), (3, 1)), ((1, 5), (4, 1)), ((2, 0), (1, 1)), ((7,), (7,))]
     for left, right in shapes:
