@@ -1,9 +1,10 @@
 /* What residues.py and primitives.py do with NumPy, as loops over elements: the same numbers and the same bytes.
 
 An array of elements arrives as planes of signed 24-bit limbs with late carries, int64 of shape (limbs, *shape) and any
-strides. An element is worked on as words of 64 bits, one more than p has: a signed number in two's complement, below
-2^(bits + 62) in absolute value, which `reduce` brings into [0, p). Results are canonical. No step branches on an
-element; what is foreign is checked for its length before it is read.
+strides; no limb is above 2^62 in absolute value. An element is worked on as words of 64 bits, one more than p has: a
+signed number in two's complement, below 2^(bits + 62) in absolute value, which `reduce` brings into [0, p). Resulting
+limbs are below 2^24, and but for products canonical. No step branches on an element; what is foreign is
+checked for its length before it is read.
 
 The field is given by its `bits` and its `c`: p = 2^bits - c. Loops are compiled for each of the three fields of
 field.py. */
@@ -542,90 +543,48 @@ static int broadcast(const Planes *a, const Planes *b, int kept, int *axes, Py_s
     return 1;
 }
 
-/* multiply(bits, c, limbs, limbs): entry by entry; the arrays broadcast. */
-static PyObject *multiply_arrays(PyObject *module, PyObject *const *args, Py_ssize_t given)
-{
-    Field field;
-    Planes a = {0}, b = {0};
-    Py_buffer view = {0};
-    Walk walk;
-    PyObject *result = NULL;
-    int axes;
-    Py_ssize_t shape[MAX_AXES], first[MAX_AXES], second[MAX_AXES], size = 1;
-    (void)module;
-    if (!count_arguments(given, 4) || !take_field(args[0], args[1], &field))
-        return NULL;
-    if (take_planes(args[2], field, &a) && take_planes(args[3], field, &b) &&
-        broadcast(&a, &b, 0, &axes, shape, first, second)) {
-        for (int i = 0; i < axes && size >= 0; i++)
-            size = times(size, shape[i]);
-        if (size >= 0 && (result = new_planes(field, axes, shape, &view)) && size) {
-            join_axes(&walk, axes, shape, first, second);
-            Py_BEGIN_ALLOW_THREADS;
-            FOR_FIELD(multiply_loop, field, &walk, a.base, a.plane, b.base, b.plane, view.buf, size);
-            Py_END_ALLOW_THREADS;
-        }
-    }
-    release(&view);
-    release(&b.view);
-    release(&a.view);
-    return result;
-}
+/* ---- Products of matrices, and of entries where there are vectors ----
 
-/* ---- Products of matrices ----
+   Here an element is words + 1 digits, so few bits each that sums of products of digits need no carry: of 128 bits, or,
+   where the processor multiplies like that, of 64 bits for the lower and the upper 52 bits of products. Then eight
+   elements are worked on together, the lanes, and the right matrix is in blocks of as many columns. */
 
-   Here an element is words + 1 digits of at most 51 bits, so that sums of products of digits fit 128 bits without a
-   carry, or the low and the high 52 bits of each fit sums of 64 bits where the processor multiplies like that. The
-   right matrix is in blocks of as many columns as are worked on together, the lanes. */
-
-enum { LANES = 8, MAX_DIGITS = MAX_WORDS + 1, CHUNK = 512 };
+enum { LANES = 8, MAX_DIGITS = MAX_WORDS + 1, CHUNK = 256 };
 
 typedef struct {
     const char *base;
     Py_ssize_t plane, rows, columns, down, along; /* strides in bytes */
 } Matrix;
 
+/* Entry (i, j) of a product goes to base + down * i + along * j. */
+typedef struct {
+    char *base;
+    Py_ssize_t plane, rows, inner, columns, down, along;
+} Product;
+
 ALWAYS int digit_bits(const Field f)
 {
     return (f.bits + f.words) / (f.words + 1);
 }
 
-/* The digits of an element of the matrix, `step` apart. */
-ALWAYS void pack_one(const Field f, const char *at, Py_ssize_t plane, u64 *out, int step)
+/* The elements as digits, row after row. */
+ALWAYS void pack(const Field f, const Matrix *m, u64 *out)
 {
     const int bits = digit_bits(f);
-    u64 x[MAX_WORDS + 2];
-    from_limbs(f, x, at, plane);
-    reduce(f, x);
-    UNROLL
-    for (int t = 0; t <= f.words; t++) {
-        int word = bits * t / 64, shift = bits * t % 64;
-        u64 digit = x[word] >> shift;
-        if (shift > 64 - bits)
-            digit |= x[word + 1] << (64 - shift);
-        out[t * step] = digit & (((u64)1 << bits) - 1);
-    }
-}
-
-ALWAYS void pack_rows(const Field f, const Matrix *m, u64 *out)
-{
     for (Py_ssize_t i = 0; i < m->rows; i++)
-        for (Py_ssize_t j = 0; j < m->columns; j++, out += f.words + 1)
-            pack_one(f, m->base + i * m->down + j * m->along, m->plane, out, 1);
-}
-
-/* Blocks of columns, in each of them rows, digits and lanes. */
-ALWAYS void pack_columns(const Field f, const Matrix *m, int lanes, u64 *out)
-{
-    for (Py_ssize_t first = 0; first < m->columns; first += lanes)
-        for (Py_ssize_t i = 0; i < m->rows; i++, out += lanes * (f.words + 1))
-            for (int lane = 0; lane < lanes; lane++) {
-                if (first + lane < m->columns)
-                    pack_one(f, m->base + i * m->down + (first + lane) * m->along, m->plane, out + lane, lanes);
-                else
-                    for (int t = 0; t <= f.words; t++)
-                        out[t * lanes + lane] = 0;
+        for (Py_ssize_t j = 0; j < m->columns; j++, out += f.words + 1) {
+            u64 x[MAX_WORDS + 2];
+            from_limbs(f, x, m->base + i * m->down + j * m->along, m->plane);
+            reduce(f, x);
+            UNROLL
+            for (int t = 0; t <= f.words; t++) {
+                int word = bits * t / 64, shift = bits * t % 64;
+                u64 digit = x[word] >> shift;
+                if (shift > 64 - bits)
+                    digit |= x[word + 1] << (64 - shift);
+                out[t] = digit & (((u64)1 << bits) - 1);
             }
+        }
 }
 
 /* An element from sums of products of digits, each below 2^126. */
@@ -653,32 +612,28 @@ ALWAYS void finish(const Field f, u64 *x, const u128 *sums)
     fold_product(f, x, product);
 }
 
-ALWAYS void dot(const Field f, const u64 *a, const u64 *b, Py_ssize_t count, u64 *x)
+/* left: packed rows; right: packed columns. */
+ALWAYS void multiply_packed(const Field f, const u64 *left, const u64 *right, const Product *product)
 {
-    u128 sums[2 * MAX_DIGITS];
-    UNROLL
-    for (int t = 0; t < 2 * f.words + 1; t++)
-        sums[t] = 0;
-    for (Py_ssize_t k = 0; k < count; k++, a += f.words + 1, b += f.words + 1) {
-        UNROLL
-        for (int i = 0; i <= f.words; i++) {
-            UNROLL
-            for (int j = 0; j <= f.words; j++)
-                sums[i + j] += (u128)a[i] * b[j];
-        }
-    }
-    finish(f, x, sums);
-}
-
-/* Entry (i, j) of the product goes to out + down * i + along * j. */
-ALWAYS void scalar_loop(const Field f, const u64 *left, const u64 *right, Py_ssize_t rows, Py_ssize_t inner,
-                        Py_ssize_t columns, char *out, Py_ssize_t plane, Py_ssize_t down, Py_ssize_t along)
-{
-    for (Py_ssize_t i = 0; i < rows; i++)
-        for (Py_ssize_t j = 0; j < columns; j++) {
+    const int digits = f.words + 1;
+    for (Py_ssize_t i = 0; i < product->rows; i++)
+        for (Py_ssize_t j = 0; j < product->columns; j++) {
+            const u64 *a = left + i * product->inner * digits, *b = right + j * product->inner * digits;
+            u128 sums[2 * MAX_DIGITS];
             u64 x[MAX_WORDS + 1];
-            dot(f, left + i * inner * (f.words + 1), right + j * inner * (f.words + 1), inner, x);
-            to_limbs(f, x, out + i * down + j * along, plane);
+            UNROLL
+            for (int t = 0; t < 2 * digits - 1; t++)
+                sums[t] = 0;
+            for (Py_ssize_t k = 0; k < product->inner; k++, a += digits, b += digits) {
+                UNROLL
+                for (int s = 0; s < digits; s++) {
+                    UNROLL
+                    for (int t = 0; t < digits; t++)
+                        sums[s + t] += (u128)a[s] * b[t];
+                }
+            }
+            finish(f, x, sums);
+            to_limbs(f, x, product->base + i * product->down + j * product->along, product->plane);
         }
 }
 
@@ -686,31 +641,251 @@ ALWAYS void scalar_loop(const Field f, const u64 *left, const u64 *right, Py_ssi
 #include <immintrin.h>
 #define HAS_VECTORS 1
 #define VECTORS __attribute__((target("avx512f,avx512ifma")))
+#define ALWAYS_VECTORS static inline __attribute__((always_inline)) VECTORS
 
-static inline __attribute__((always_inline)) VECTORS void vector_loop(const Field f, const u64 *left, const u64 *right,
-                                                                      Py_ssize_t rows, Py_ssize_t inner,
-                                                                      Py_ssize_t columns, char *out, Py_ssize_t plane,
-                                                                      Py_ssize_t down, Py_ssize_t along)
+ALWAYS_VECTORS __m512i splat(i64 x)
+{
+    return _mm512_set1_epi64(x);
+}
+
+ALWAYS_VECTORS __m512i low_bits(__m512i x, int bits)
+{
+    return _mm512_and_si512(x, splat(((i64)1 << bits) - 1));
+}
+
+ALWAYS_VECTORS __m512i plus(__m512i a, __m512i b)
+{
+    return _mm512_add_epi64(a, b);
+}
+
+ALWAYS_VECTORS __m512i left_by(__m512i x, int bits)
+{
+    return _mm512_slli_epi64(x, (unsigned)bits);
+}
+
+ALWAYS_VECTORS __m512i right_by(__m512i x, int bits)
+{
+    return _mm512_srai_epi64(x, (unsigned)bits);
+}
+
+/* c * x, signed, for a c of 8 bits and x below 2^55 in absolute value. */
+ALWAYS_VECTORS __m512i times_c(const Field f, __m512i x)
+{
+    __m512i sum = _mm512_setzero_si512();
+    UNROLL
+    for (int i = 0; i < 8; i++)
+        if (f.c >> i & 1)
+            sum = plus(sum, left_by(x, i));
+    return sum;
+}
+
+ALWAYS int vector_bits(const Field f)
+{
+    return f.words == 4 ? 51 : 48;
+}
+
+/* Up to eight elements, `step` bytes apart, as digits that are not negative and below 2^52. The limbs are at most 2^62 in
+   absolute value; p is added. */
+ALWAYS_VECTORS void vector_digits(const Field f, const char *at, Py_ssize_t plane, Py_ssize_t step, Py_ssize_t count,
+                                  __m512i *digits)
+{
+    const int bits = vector_bits(f), last = f.limbs - 1, top = f.bits - LIMB * last;
+    const __mmask8 mask = (__mmask8)(count >= LANES ? 255 : (1 << count) - 1);
+    const __m512i places = _mm512_set_epi64(7 * step, 6 * step, 5 * step, 4 * step, 3 * step, 2 * step, step, 0);
+    __m512i x[MAX_LIMBS], carry = _mm512_setzero_si512();
+    UNROLL
+    for (int t = 0; t < f.limbs; t++) {
+        const char *from = at + t * plane;
+        __m512i limb = step == 8 ? _mm512_maskz_loadu_epi64(mask, from)
+                                 : _mm512_mask_i64gather_epi64(_mm512_setzero_si512(), mask, places, from, 1);
+        carry = plus(carry, limb);
+        x[t] = low_bits(carry, LIMB);
+        carry = right_by(carry, LIMB);
+    }
+    __m512i above = plus(right_by(x[last], top), left_by(carry, LIMB - top));
+    x[last] = plus(low_bits(x[last], top), splat((i64)1 << top));
+    carry = times_c(f, plus(above, splat(-1)));
+    UNROLL
+    for (int t = 0; t < last; t++) {
+        carry = plus(carry, x[t]);
+        x[t] = low_bits(carry, LIMB);
+        carry = right_by(carry, LIMB);
+    }
+    x[last] = plus(x[last], carry);
+    UNROLL
+    for (int k = 0; k <= f.words; k++) {
+        __m512i digit = _mm512_setzero_si512();
+        UNROLL
+        for (int t = 0; t < f.limbs; t++) {
+            int shift = LIMB * t - bits * k;
+            if (shift >= 0 && shift < bits)
+                digit = plus(digit, left_by(x[t], shift));
+            else if (shift < 0 && shift > -LIMB)
+                digit = plus(digit, right_by(x[t], -shift));
+        }
+        digits[k] = k < f.words ? low_bits(digit, bits) : digit;
+    }
+}
+
+/* Rows, digits, columns. */
+ALWAYS_VECTORS void vector_pack_left(const Field f, const Matrix *m, u64 *out)
+{
+    Py_ssize_t padded = (m->columns + LANES - 1) / LANES * LANES;
+    for (Py_ssize_t i = 0; i < m->rows; i++, out += (f.words + 1) * padded)
+        for (Py_ssize_t j = 0; j < m->columns; j += LANES) {
+            __m512i digits[MAX_DIGITS];
+            const char *at = m->base + i * m->down + j * m->along;
+            vector_digits(f, at, m->plane, m->along, m->columns - j, digits);
+            UNROLL
+            for (int t = 0; t <= f.words; t++)
+                _mm512_storeu_si512(out + t * padded + j, digits[t]);
+        }
+}
+
+/* Blocks of columns, in each of them rows, digits, lanes. */
+ALWAYS_VECTORS void vector_pack_right(const Field f, const Matrix *m, u64 *out)
+{
+    for (Py_ssize_t j = 0; j < m->columns; j += LANES)
+        for (Py_ssize_t i = 0; i < m->rows; i++, out += (f.words + 1) * LANES) {
+            __m512i digits[MAX_DIGITS];
+            const char *at = m->base + i * m->down + j * m->along;
+            vector_digits(f, at, m->plane, m->along, m->columns - j, digits);
+            UNROLL
+            for (int t = 0; t <= f.words; t++)
+                _mm512_storeu_si512(out + t * LANES, digits[t]);
+        }
+}
+
+ALWAYS_VECTORS void vector_carry(__m512i *digits, int count, int bits)
+{
+    __m512i carry = _mm512_setzero_si512();
+    UNROLL
+    for (int t = 0; t < count - 1; t++) {
+        carry = plus(carry, digits[t]);
+        digits[t] = low_bits(carry, bits);
+        carry = right_by(carry, bits);
+    }
+    digits[count - 1] = plus(digits[count - 1], carry);
+}
+
+/* Limbs below 2^24 of the numbers modulo p, less than 2^40 above it, from 2 words + 3 digits of a product. */
+ALWAYS_VECTORS void vector_limbs(const Field f, const __m512i *digits, __m512i *limbs)
+{
+    const int bits = vector_bits(f), count = 2 * f.words + 3, place = f.bits / bits, rest = f.bits % bits;
+    __m512i x[MAX_DIGITS + 1];
+    UNROLL
+    for (int t = 0; t <= f.words + 1; t++) {
+        __m512i high = _mm512_setzero_si512();
+        if (place + t < count)
+            high = right_by(digits[place + t], rest);
+        if (place + t + 1 < count)
+            high = plus(high, low_bits(left_by(digits[place + t + 1], bits - rest), bits));
+        x[t] = times_c(f, high);
+        if (t <= place)
+            x[t] = plus(x[t], t < place ? digits[t] : low_bits(digits[t], rest));
+    }
+    vector_carry(x, f.words + 2, bits);
+    __m512i above = right_by(x[place], rest);
+    if (place < f.words + 1)
+        above = plus(above, left_by(x[place + 1], bits - rest));
+    x[place] = low_bits(x[place], rest);
+    x[0] = plus(x[0], times_c(f, above));
+    vector_carry(x, place + 1, bits);
+    UNROLL
+    for (int t = 0; t < f.limbs; t++) {
+        __m512i limb = _mm512_setzero_si512();
+        UNROLL
+        for (int k = 0; k <= place; k++) {
+            int shift = bits * k - LIMB * t;
+            if (shift >= 0 && shift < LIMB)
+                limb = plus(limb, left_by(x[k], shift));
+            else if (shift < 0 && shift > -bits)
+                limb = plus(limb, right_by(x[k], -shift));
+        }
+        limbs[t] = low_bits(limb, LIMB);
+    }
+}
+
+ALWAYS_VECTORS void vector_store(const Field f, const __m512i *limbs, char *out, const Product *product, int count)
+{
+    u64 lanes[LANES];
+    UNROLL
+    for (int t = 0; t < f.limbs; t++) {
+        char *to = out + t * product->plane;
+        if (product->along == 8) {
+            _mm512_mask_storeu_epi64(to, (__mmask8)((1 << count) - 1), limbs[t]);
+        } else {
+            _mm512_storeu_si512(lanes, limbs[t]);
+            for (int lane = 0; lane < count; lane++)
+                memcpy(to + lane * product->along, lanes + lane, sizeof *lanes);
+        }
+    }
+}
+
+/* Add sums of lower and of upper 52 bits of products of digits. */
+ALWAYS_VECTORS void vector_add(const Field f, __m512i *sums, const __m512i *low, const __m512i *high)
+{
+    const int digits = f.words + 1, bits = vector_bits(f);
+    UNROLL
+    for (int t = 0; t < 2 * digits - 1; t++) {
+        sums[t] = plus(sums[t], low[t]);
+        sums[t + 1] = plus(sums[t + 1], left_by(low_bits(high[t], 2 * bits - 52), 52 - bits));
+        sums[t + 2] = plus(sums[t + 2], right_by(high[t], 2 * bits - 52));
+    }
+    vector_carry(sums, 2 * digits + 1, bits);
+}
+
+ALWAYS_VECTORS void vector_entries_loop(const Field f, const Walk *walk, const char *a, Py_ssize_t a_plane,
+                                        const char *b, Py_ssize_t b_plane, char *out, Py_ssize_t size)
+{
+    const int digits = f.words + 1, last = walk->axes - 1;
+    const Product product = {.plane = 8 * size, .along = 8};
+    Py_ssize_t count = walk->shape[last], a_step = walk->strides[0][last], b_step = walk->strides[1][last];
+    FOR_ROWS(walk, a, b, for (Py_ssize_t i = 0; i < count; i += LANES) {
+        __m512i x[MAX_DIGITS], y[MAX_DIGITS], limbs[MAX_LIMBS];
+        __m512i low[2 * MAX_DIGITS], high[2 * MAX_DIGITS], sums[2 * MAX_DIGITS + 1];
+        vector_digits(f, a + i * a_step, a_plane, a_step, count - i, x);
+        vector_digits(f, b + i * b_step, b_plane, b_step, count - i, y);
+        UNROLL
+        for (int t = 0; t < 2 * digits + 1; t++)
+            low[t < 2 * digits - 1 ? t : 0] = high[t < 2 * digits - 1 ? t : 0] = sums[t] = _mm512_setzero_si512();
+        UNROLL
+        for (int s = 0; s < digits; s++) {
+            UNROLL
+            for (int t = 0; t < digits; t++) {
+                low[s + t] = _mm512_madd52lo_epu64(low[s + t], x[s], y[t]);
+                high[s + t] = _mm512_madd52hi_epu64(high[s + t], x[s], y[t]);
+            }
+        }
+        vector_add(f, sums, low, high);
+        vector_limbs(f, sums, limbs);
+        int here = count - i < LANES ? (int)(count - i) : LANES;
+        vector_store(f, limbs, out, &product, here);
+        out += 8 * here;
+    });
+}
+
+ALWAYS_VECTORS void vector_multiply(const Field f, const u64 *left, const u64 *right, const Product *product)
 {
     const int digits = f.words + 1;
-    for (Py_ssize_t j = 0; j < columns; j += LANES, right += LANES * digits * inner)
-        for (Py_ssize_t i = 0; i < rows; i++) {
-            u128 sums[LANES][2 * MAX_DIGITS];
-            for (int lane = 0; lane < LANES; lane++)
-                for (int t = 0; t < 2 * digits - 1; t++)
-                    sums[lane][t] = 0;
+    const Py_ssize_t inner = product->inner, padded = (inner + LANES - 1) / LANES * LANES;
+    for (Py_ssize_t j = 0; j < product->columns; j += LANES, right += LANES * digits * inner)
+        for (Py_ssize_t i = 0; i < product->rows; i++) {
+            __m512i sums[2 * MAX_DIGITS + 1], limbs[MAX_LIMBS];
+            UNROLL
+            for (int t = 0; t < 2 * digits + 1; t++)
+                sums[t] = _mm512_setzero_si512();
             for (Py_ssize_t first = 0; first < inner; first += CHUNK) {
-                const u64 *a = left + (i * inner + first) * digits, *b = right + first * LANES * digits;
+                const u64 *a = left + i * padded * digits + first, *b = right + first * LANES * digits;
                 Py_ssize_t count = inner - first < CHUNK ? inner - first : CHUNK;
                 __m512i low[2 * MAX_DIGITS], high[2 * MAX_DIGITS];
-                u64 lows[LANES], highs[LANES];
                 UNROLL
                 for (int t = 0; t < 2 * digits - 1; t++)
                     low[t] = high[t] = _mm512_setzero_si512();
-                for (Py_ssize_t k = 0; k < count; k++, a += digits, b += LANES * digits) {
+                for (Py_ssize_t k = 0; k < count; k++, b += LANES * digits) {
                     UNROLL
                     for (int s = 0; s < digits; s++) {
-                        __m512i one = _mm512_set1_epi64((long long)a[s]);
+                        __m512i one = splat((i64)a[s * padded + k]);
                         UNROLL
                         for (int t = 0; t < digits; t++) {
                             __m512i other = _mm512_loadu_si512(b + t * LANES);
@@ -719,27 +894,31 @@ static inline __attribute__((always_inline)) VECTORS void vector_loop(const Fiel
                         }
                     }
                 }
-                UNROLL
-                for (int t = 0; t < 2 * digits - 1; t++) {
-                    _mm512_storeu_si512(lows, low[t]);
-                    _mm512_storeu_si512(highs, high[t]);
-                    for (int lane = 0; lane < LANES; lane++)
-                        sums[lane][t] += lows[lane] + ((u128)highs[lane] << 52);
-                }
+                vector_add(f, sums, low, high);
             }
-            for (int lane = 0; lane < LANES && j + lane < columns; lane++) {
-                u64 x[MAX_WORDS + 1];
-                finish(f, x, sums[lane]);
-                to_limbs(f, x, out + i * down + (j + lane) * along, plane);
-            }
+            vector_limbs(f, sums, limbs);
+            char *out = product->base + i * product->down + j * product->along;
+            vector_store(f, limbs, out, product, (int)(product->columns - j < LANES ? product->columns - j : LANES));
         }
 }
 
-static VECTORS void vector_product(const Field field, const u64 *left, const u64 *right, Py_ssize_t rows,
-                                   Py_ssize_t inner, Py_ssize_t columns, char *out, Py_ssize_t plane, Py_ssize_t down,
-                                   Py_ssize_t along)
+static VECTORS void vector_pack(const Field field, const Matrix *left, u64 *rows, const Matrix *right, u64 *columns)
 {
-    FOR_FIELD(vector_loop, field, left, right, rows, inner, columns, out, plane, down, along);
+    if (left)
+        FOR_FIELD(vector_pack_left, field, left, rows);
+    if (right)
+        FOR_FIELD(vector_pack_right, field, right, columns);
+}
+
+static VECTORS void vector_product(const Field field, const u64 *left, const u64 *right, const Product *product)
+{
+    FOR_FIELD(vector_multiply, field, left, right, product);
+}
+
+static VECTORS void vector_entries(const Field field, const Walk *walk, const char *a, Py_ssize_t a_plane,
+                                   const char *b, Py_ssize_t b_plane, char *out, Py_ssize_t size)
+{
+    FOR_FIELD(vector_entries_loop, field, walk, a, a_plane, b, b_plane, out, size);
 }
 
 static int has_vectors(void)
@@ -756,34 +935,79 @@ static int has_vectors(void)
 
 static int lanes = 1; /* set when the module is made */
 
-static void pack_left(const Field field, const Matrix *m, u64 *out)
-{
-    FOR_FIELD(pack_rows, field, m, out);
-}
-
-static void pack_right(const Field field, const Matrix *m, u64 *out)
-{
-    if (lanes == 1)
-        FOR_FIELD(pack_columns, field, m, 1, out);
-    else
-        FOR_FIELD(pack_columns, field, m, LANES, out);
-}
-
-static void product(const Field field, const u64 *left, const u64 *right, Py_ssize_t rows, Py_ssize_t inner,
-                    Py_ssize_t columns, char *out, Py_ssize_t plane, Py_ssize_t down, Py_ssize_t along)
-{
-#ifdef HAS_VECTORS
-    if (lanes > 1) {
-        vector_product(field, left, right, rows, inner, columns, out, plane, down, along);
-        return;
-    }
-#endif
-    FOR_FIELD(scalar_loop, field, left, right, rows, inner, columns, out, plane, down, along);
-}
-
 static Matrix transposed(const Matrix m)
 {
     return (Matrix){m.base, m.plane, m.columns, m.rows, m.along, m.down};
+}
+
+/* Either matrix may be NULL: it is packed already. */
+static void pack_both(const Field field, const Matrix *left, u64 *rows, const Matrix *right, u64 *columns)
+{
+#ifdef HAS_VECTORS
+    if (lanes > 1) {
+        vector_pack(field, left, rows, right, columns);
+        return;
+    }
+#endif
+    if (left)
+        FOR_FIELD(pack, field, left, rows);
+    if (right) {
+        Matrix turned = transposed(*right);
+        FOR_FIELD(pack, field, &turned, columns);
+    }
+}
+
+static void multiply_both(const Field field, const u64 *left, const u64 *right, const Product *product)
+{
+#ifdef HAS_VECTORS
+    if (lanes > 1) {
+        vector_product(field, left, right, product);
+        return;
+    }
+#endif
+    FOR_FIELD(multiply_packed, field, left, right, product);
+}
+
+static void multiply_entries(const Field field, const Walk *walk, const char *a, Py_ssize_t a_plane, const char *b,
+                             Py_ssize_t b_plane, char *out, Py_ssize_t size)
+{
+#ifdef HAS_VECTORS
+    if (lanes > 1) {
+        vector_entries(field, walk, a, a_plane, b, b_plane, out, size);
+        return;
+    }
+#endif
+    FOR_FIELD(multiply_loop, field, walk, a, a_plane, b, b_plane, out, size);
+}
+
+/* multiply(bits, c, limbs, limbs): entry by entry; the arrays broadcast. */
+static PyObject *multiply_arrays(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    Field field;
+    Planes a = {0}, b = {0};
+    Py_buffer view = {0};
+    Walk walk;
+    PyObject *result = NULL;
+    int axes;
+    Py_ssize_t shape[MAX_AXES], first[MAX_AXES], second[MAX_AXES], size = 1;
+    (void)module;
+    if (!count_arguments(given, 4) || !take_field(args[0], args[1], &field))
+        return NULL;
+    if (take_planes(args[2], field, &a) && take_planes(args[3], field, &b) &&
+        broadcast(&a, &b, 0, &axes, shape, first, second)) {
+        for (int i = 0; i < axes && size >= 0; i++)
+            size = times(size, shape[i]);
+        if (size >= 0 && (result = new_planes(field, axes, shape, &view)) && size) {
+            join_axes(&walk, axes, shape, first, second);
+            Py_BEGIN_ALLOW_THREADS;
+            multiply_entries(field, &walk, a.base, a.plane, b.base, b.plane, view.buf, size);
+            Py_END_ALLOW_THREADS;
+        }
+    }
+    release(&view);
+    release(&b.view);
+    release(&a.view);
+    return result;
 }
 
 /* matmul(bits, c, limbs, limbs): products of the last two axes; the others broadcast. */
@@ -817,7 +1041,8 @@ static PyObject *matmul(PyObject *module, PyObject *const *args, Py_ssize_t give
     Py_ssize_t entries = batch < 0 ? -1 : times(rows, columns), digits = 8 * (field.words + 1);
     int turn = lanes > 1 && columns < rows && columns < LANES; /* lanes along the longer side */
     Py_ssize_t wide = turn ? rows : columns, tall = turn ? columns : rows;
-    Py_ssize_t left_size = times(times(tall, inner), digits), right_size = times(times(wide + lanes, inner), digits);
+    Py_ssize_t left_size = times(times(tall, inner + lanes), digits);
+    Py_ssize_t right_size = times(times(wide + lanes, inner), digits);
     if (entries < 0 || (size = times(batch, entries)) < 0 || left_size < 0 || right_size < 0)
         goto done;
     left = PyMem_Malloc((size_t)left_size + 1);
@@ -840,20 +1065,14 @@ static PyObject *matmul(PyObject *module, PyObject *const *args, Py_ssize_t give
         int other_x = p != x.base, other_y = q != y.base; /* one matrix may serve many */
         x.base = p;
         y.base = q;
-        if (turn) {
-            Matrix x_turned = transposed(x), y_turned = transposed(y);
-            if (other_y)
-                pack_left(field, &y_turned, left);
-            if (other_x)
-                pack_right(field, &x_turned, right);
-            product(field, left, right, columns, inner, rows, out, 8 * size, 8, 8 * columns);
-        } else {
-            if (other_x)
-                pack_left(field, &x, left);
-            if (other_y)
-                pack_right(field, &y, right);
-            product(field, left, right, rows, inner, columns, out, 8 * size, 8 * columns, 8);
-        }
+        Matrix x_turned = transposed(x), y_turned = transposed(y);
+        if (turn)
+            pack_both(field, other_y ? &y_turned : NULL, left, other_x ? &x_turned : NULL, right);
+        else
+            pack_both(field, other_x ? &x : NULL, left, other_y ? &y : NULL, right);
+        Product product = {out, 8 * size, rows, inner, columns, 8 * columns, 8};
+        Product product_turned = {out, 8 * size, columns, inner, rows, 8, 8 * columns};
+        multiply_both(field, left, right, turn ? &product_turned : &product);
         out += 8 * entries;
     });
     Py_END_ALLOW_THREADS;
@@ -864,6 +1083,18 @@ done:
     release(&b.view);
     release(&a.view);
     return result;
+}
+
+/* vectors(on): whether products of matrices use the instructions for eight elements at once, where there are any; return
+   whether they did. For tests. */
+static PyObject *vectors(PyObject *module, PyObject *const *args, Py_ssize_t given)
+{
+    int on, before = lanes > 1;
+    (void)module;
+    if (!count_arguments(given, 1) || !take_int(args[0], 0, 1, &on))
+        return NULL;
+    lanes = on && has_vectors() ? LANES : 1;
+    return PyBool_FromLong(before);
 }
 
 /* ---- Bytes to elements ---- */
@@ -961,6 +1192,14 @@ ALWAYS u64 below(const u8 *at, u64 bound)
     return (high % bound * ((0 - bound) % bound) + low % bound) % bound; /* (0 - bound) % bound: 2^64 modulo bound */
 }
 
+/* floor(x / 2^shift), x of words + 1 of f, in words + 1 of another field, as far as its limbs go. */
+ALWAYS void moved(const Field f, const Field to, u64 *result, const u64 *x, int shift)
+{
+    shifted(result, to.words + 1, x, f.words + 1, shift);
+    if (f.bits > to.bits)
+        result[to.words] &= ((u64)1 << (LIMB * to.limbs - 64 * to.words)) - 1;
+}
+
 ALWAYS void mask_loop(const Field f, const Field to, const Planes *x, const u64 *offset, const Drawn *tapes, int at,
                       int shift, const u64 *added, u64 *floors, u8 *out)
 {
@@ -974,7 +1213,7 @@ ALWAYS void mask_loop(const Field f, const Field to, const Planes *x, const u64 
             const Drawn *tape = tapes + k;
             u64 part[MAX_WORDS + 1], element[MAX_WORDS + 1], taken[MAX_WORDS + 1];
             from_bytes(part, f.words + 1, tape->masks + i * tape->width, tape->width, tape->size);
-            shifted(taken, to.words + 1, part, f.words + 1, shift);
+            moved(f, to, taken, part, shift);
             from_bytes(element, f.words + 1, tape->elements + i * f.width, f.width, f.bits);
             add_multiple(part, element, f.words + 1, at);
             if (tape->outside > 1) {
@@ -1009,7 +1248,7 @@ ALWAYS void unmask_loop(const Field f, const Field to, const u8 *const data[3], 
             add_multiple(total, share, f.words + 1, factors[k]);
         }
         reduce(f, total);
-        shifted(opened, to.words + 1, total, f.words + 1, shift);
+        moved(f, to, opened, total, shift);
         add_multiple(opened, floors + i * (to.words + 1), to.words + 1, -1);
         reduce(to, opened);
         to_limbs(to, opened, out + 8 * i, 8 * count);
@@ -1477,7 +1716,10 @@ static PyObject *found(PyObject *module, PyObject *const *args, Py_ssize_t given
 
 #define METHOD(name, function) {name, (PyCFunction)(void (*)(void))function, METH_FASTCALL, NULL}
 
+enum { VERSION = 1 }; /* that of kernels.py, which leaves another one alone */
+
 static PyMethodDef methods[] = {
+    METHOD("vectors", vectors),
     METHOD("to_bytes", to_bytes),
     METHOD("carried", carried),
     METHOD("multiply", multiply_arrays),
@@ -1507,5 +1749,8 @@ PyMODINIT_FUNC PyInit__kernels(void)
     numpy_empty = PyObject_GetAttrString(numpy, "empty");
     int64_type = PyObject_GetAttrString(numpy, "int64");
     Py_DECREF(numpy);
-    return numpy_empty && int64_type ? PyModule_Create(&definition) : NULL;
+    PyObject *module = numpy_empty && int64_type ? PyModule_Create(&definition) : NULL;
+    if (module && PyModule_AddIntConstant(module, "VERSION", VERSION) < 0)
+        Py_CLEAR(module);
+    return module;
 }

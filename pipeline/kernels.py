@@ -13,6 +13,7 @@ from types import ModuleType
 
 from pipeline.field import FIELD_127, FIELD_191, FIELD_254, PrimeField
 
+VERSION = 1  # of the functions and their arguments
 SWITCH = "SECURE_LASSO_KERNELS"
 FIELDS = frozenset((field.bits, field.c) for field in (FIELD_127, FIELD_191, FIELD_254))
 
@@ -20,6 +21,9 @@ _kernels: ModuleType | None
 try:
     from pipeline import _kernels
 except ImportError:
+    _kernels = None
+
+if _kernels is not None and _kernels.VERSION != VERSION:  # compiled from an earlier version of the file
     _kernels = None
 
 compiled = None if os.environ.get(SWITCH) == "numpy" else _kernels

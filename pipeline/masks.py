@@ -8,6 +8,7 @@ functions of `kernels.py`.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -41,8 +42,24 @@ RECOMBINE = (3, -3, 1)  # f(0) = 3 f(1) - 3 f(2) + f(3) for polynomials of degre
 SMALL_PRIME = 251  # of the bitwise comparison: above the number of bits, an element fits a byte
 PIECE = 4096  # elements worked on at a time: they stay in the cache
 REST_BYTES = 16  # drawn for an integer below a small bound
+_AES_BLOCK = 16  # bytes
 _ZEROS = memoryview(bytes(1 << 16))  # what is encrypted for a stream of AES in counter mode
 _FROM_ZERO = modes.CTR(bytes(16))
+
+
+class _Scratch(threading.local):
+    """Memory for what is drawn, kept from one piece to the next: new pages cost several times what the draws do."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[int, memoryview] = {}
+
+    def buffer(self, number: int, size: int) -> memoryview:
+        if len(self._buffers.get(number, b"")) < size:
+            self._buffers[number] = memoryview(bytearray(size))
+        return self._buffers[number][:size]
+
+
+_scratch = _Scratch()
 
 
 class Tape:
@@ -58,6 +75,12 @@ class Tape:
 
     def raw(self, size: int) -> bytes:
         return self._encryptor.update(_ZEROS[:size] if size <= len(_ZEROS) else bytes(size))
+
+    def fill(self, buffer: memoryview) -> None:
+        """The same into memory that is there; the encryptor asks for room for a block more."""
+        size = len(buffer) - _AES_BLOCK
+        for start in range(0, size, len(_ZEROS)):
+            self._encryptor.update_into(_ZEROS[: size - start], buffer[start:])
 
     def bits(self, count: int, size: int) -> Residues:
         """Numbers uniform below 2^size."""
@@ -193,13 +216,15 @@ def unmasked(own: Masked, how: Masking, arrived: Mapping[int, bytes]) -> Residue
 def _drawn(how: Masking, tapes: Sequence[Tape], count: int) -> list[Any]:
     """What the compiled function takes of each tape for some elements."""
     arguments: list[Any] = []
-    for weight, tape in zip(how.weights, tapes, strict=True):
+    for number, (weight, tape) in enumerate(zip(how.weights, tapes, strict=True)):
         outside = 1 if how.size is None else tape.outside
         size = how.field.bits if how.size is None else how.size - (outside > 1)
-        drawn = tape.raw(count * (_bytes(size) + (REST_BYTES if outside > 1 else 0) + element_bytes(how.field)))
+        length = count * (_bytes(size) + (REST_BYTES if outside > 1 else 0) + element_bytes(how.field))
+        drawn = _scratch.buffer(number, length + _AES_BLOCK)
+        tape.fill(drawn)
         fractions = None if outside == 1 else _fraction_words(how.field, outside)
         in_target = None if outside == 1 or how.shift else _fraction_words(how.target, outside)
-        arguments += drawn, size, weight, outside, fractions, in_target
+        arguments += drawn[:length], size, weight, outside, fractions, in_target
     return arguments
 
 
@@ -238,7 +263,7 @@ def compare_open(x: Residues, factor: int, one: bytes, other: bytes) -> bytes:
 
 def bit(numbers: bytes, count: int, place: int) -> bytes:
     """One bit of each number, a byte each."""
-    width = len(numbers) // max(count, 1) or 1
+    width = _width(numbers, count)
     if compiled := kernels.compiled:
         bits: bytes = compiled.bit(numbers, count, width, place)
         return bits
@@ -248,7 +273,7 @@ def bit(numbers: bytes, count: int, place: int) -> bytes:
 
 def bit_shares(numbers: bytes, count: int, bits: int, pad: bytes) -> bytes:
     """The lowest bits of numbers, highest first, less a pad modulo the small prime: additive shares of them."""
-    width = len(numbers) // max(count, 1) or 1
+    width = _width(numbers, count)
     if compiled := kernels.compiled:
         shares: bytes = compiled.bit_shares(numbers, count, width, bits, pad)
         return shares
@@ -274,7 +299,7 @@ def blinded(
     shares : of the bits of c, modulo the small prime; masks : numbers with the bits of r.
     places : 16 random bytes for each rotation.
     """
-    width = len(masks) // max(count, 1) or 1
+    width = _width(masks, count)
     if compiled := kernels.compiled:
         message: bytes = compiled.blinded(shares, masks, count, width, bits, coins, factors, zeros, places, first)
         return message
@@ -331,6 +356,11 @@ def shifted(digits: Limbs, shift: int, field: PrimeField) -> Residues:
     kept = digits[:count]
     limbs[: len(kept)] = kept
     return from_digits(field, limbs)
+
+
+def _width(numbers: bytes, count: int) -> int:
+    """Bytes of each number; of none, of any."""
+    return len(numbers) // count if count else 32
 
 
 def _bytes(size: int) -> int:

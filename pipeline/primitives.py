@@ -389,11 +389,13 @@ def fixed(x: float | Fraction, bits: int = FRACTIONAL_BITS) -> int:
 
 
 def symmetric(entries: Shares, upper: Any, size: int, diagonal: Shares | None = None) -> Shares:
-    """The symmetric matrices whose upper triangles, in the last axis, are these entries."""
-    limbs = np.zeros((*entries.limbs.shape[:-1], size, size), np.int64)
+    """The symmetric matrices whose upper triangles, in the last axis, are these entries; what is not there is 0."""
     i, j = upper
-    limbs[..., i, j] = entries.limbs
-    limbs[..., j, i] = entries.limbs
+    limbs = np.zeros((*entries.limbs.shape[:-1], len(i) + 1), np.int64)
+    limbs[..., :-1] = entries.limbs
+    place = np.full((size, size), len(i))
+    place[i, j] = place[j, i] = np.arange(len(i))
+    limbs = limbs.take(place, axis=-1)
     bound = entries.bound
     if diagonal is not None:
         places = np.arange(size)

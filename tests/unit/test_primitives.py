@@ -25,6 +25,7 @@ K = 60  # statistical bits
 P = FIELD_254.p
 NUMBERS = [0, 1, -1, 2, -2, 12345, -12345, 2**80, -(2**80), 2**100 - 1, -(2**100) + 1]
 SMALLER = [0, 1, -1, 2, -2, 12345, -12345, 2**50, -(2**50), 2**62 - 1, -(2**62) + 1]
+pytestmark = pytest.mark.usefixtures("either_arithmetic")
 every_field = pytest.mark.parametrize("field", [FIELD_127, FIELD_191, FIELD_254], ids=lambda field: field.name)
 
 Operation = Callable[[Arithmetic, Shares], Awaitable[Shares]]

@@ -29,6 +29,7 @@ from pipeline.residues import (
 )
 
 FIELDS = (FIELD_127, FIELD_191, FIELD_254)
+pytestmark = pytest.mark.usefixtures("either_arithmetic")
 every_field = pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
 
 BINARY: dict[str, Callable[[Any, Any], Any]] = {

@@ -26,7 +26,9 @@ def checkout(tmp_path: Path) -> Path:
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts" / "environment.sh", tmp_path / "scripts")
     (tmp_path / "setup.cfg").write_text("[metadata]\n")
-    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "pipeline").mkdir()
+    for name in ("pyproject.toml", "setup.py", "pipeline/_kernels.c"):
+        (tmp_path / name).write_text("")
     (tmp_path / "bin").mkdir()
     for program in ("bash", "sh", "cat", "cksum", "mkdir", "cp"):
         (tmp_path / "bin" / program).symlink_to(shutil.which(program) or program)
@@ -84,6 +86,13 @@ def test_a_second_call_does_nothing_until_setup_cfg_changes(checkout: Path) -> N
     _, _, asked = set_up(checkout)
     assert asked[-1].endswith("--editable .[demo]")
     assert not any("venv" in line for line in asked), "the environment itself is still good"
+
+
+def test_what_is_compiled_is_compiled_again_when_it_changes(checkout: Path) -> None:
+    add_python(checkout)
+    set_up(checkout)
+    (checkout / "pipeline" / "_kernels.c").write_text("/* other */\n")
+    assert set_up(checkout)[2][-1].endswith("--editable .[demo]")
 
 
 def test_one_extra_does_not_stand_for_another(checkout: Path) -> None:
