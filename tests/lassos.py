@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,18 +121,31 @@ def objective(x, y, model: Model, coefficients, intercept: float) -> float:
 
 def deal(x, y, model: Model, split: int | None = None) -> list[tuple[GramShare, Problem]]:
     """Shares of the Gram matrix for three parties: controller 0 has `split` features and the outcome, 1 the rest."""
+    return deal_folds(x, y, replace(model, folds=0), split, model)
+
+
+def deal_folds(
+    x, y, model: Model, split: int | None = None, solved: Model | None = None, **settings: Any
+) -> list[tuple[GramShare, Problem]]:
+    """The same, with a Gram matrix for each fold: record i is in fold i modulo `model.folds`.
+
+    solved : the model of the problem, if another one; settings : of the problem.
+    """
     split = x.shape[1] // 2 if split is None else split
     columns = encode(np.column_stack((x[:, :split], y, x[:, split:])))
     owners = (0,) * (split + 1) + (1,) * (x.shape[1] - split)
+    folds = max(1, model.folds)
+    grams = np.array([replace(columns, values=columns.values[fold::folds]).gram for fold in range(folds)])
     rng = np.random.default_rng(7)
-    p, shape = FIELD_127.p, columns.gram.shape
-    first, second = (_uniform(rng, p, shape) for _ in range(2))
+    p = FIELD_127.p
+    first, second = (_uniform(rng, p, grams.shape) for _ in range(2))
     parties = []
     for i in range(3):
-        shares = (columns.gram + first * (i + 1) + second * (i + 1) ** 2) % p
+        shares = FIELD_127.from_ints((grams + first * (i + 1) + second * (i + 1) ** 2) % p)
         own = tuple(c for c, owner in zip(columns.offsets, owners, strict=True) if owner == i)
-        problem = Problem(model, owners, split, columns.exponents if i < 2 else None, own)
-        parties.append((GramShare(len(y), FIELD_127, FIELD_127.from_ints(shares)[np.newaxis]), problem))
+        exponents = columns.exponents if i < 2 else None
+        problem = Problem(solved or model, owners, split, exponents, own, **settings)
+        parties.append((GramShare(len(y), FIELD_127, shares, folds), problem))
     return parties
 
 

@@ -382,6 +382,12 @@ STUDY_RULES = {
     AbortCode.REFUSED_EXPIRED: refusals.expired(None),
     AbortCode.REFUSED_ANALYSES_USED: refusals.analyses_used(20),
     AbortCode.REFUSED_OPENED_USED: refusals.opened_used(0.33),
+    AbortCode.REFUSED_MIN_LEVEL_COUNT: refusals.GATE["min_level_count"],
+    AbortCode.REFUSED_MIN_RESIDUAL_DF: refusals.GATE["min_residual_df"],
+    AbortCode.REFUSED_MAX_PARAMETERS_RATIO: refusals.GATE["max_parameters_ratio"],
+    AbortCode.REFUSED_MAX_R2: refusals.GATE["max_r2"],
+    AbortCode.REFUSED_HELD_OUT: refusals.GATE["held-out"],
+    AbortCode.REFUSED_CRITERION: refusals.GATE["criterion"],
 }
 NOT_ALIKE = (AbortCode.AGREEMENTS_DIFFER, AbortCode.VERSIONS_DIFFER, AbortCode.COMMANDS_DIFFER)
 
