@@ -121,7 +121,10 @@ ALWAYS void from_bytes(u64 *x, int words, const u8 *at, int width, int size)
         int full = width / 8, rest = width % 8;
         UNROLL
         for (int i = 0; i < words; i++)
-            x[i] = i < full ? load_word(at + 8 * i) : i == full && rest ? load_word(at + width - 8) >> 8 * (8 - rest) : 0;
+            if (i < full)
+                x[i] = load_word(at + 8 * i);
+            else
+                x[i] = i == full && rest ? load_word(at + width - 8) >> 8 * (8 - rest) : 0;
     }
     UNROLL
     for (int i = 0; i < words; i++)
@@ -309,6 +312,14 @@ static int take_bytes(PyObject *object, Py_ssize_t size, Py_buffer *view)
     return view->len == size ? 1 : refuse("bytes of the wrong number");
 }
 
+/* The same for words. */
+static int take_words(PyObject *object, Py_ssize_t size, Py_buffer *view)
+{
+    if (!take_bytes(object, size, view))
+        return 0;
+    return (uintptr_t)view->buf % sizeof(u64) ? refuse("words at odd places") : 1;
+}
+
 /* The product of two numbers, neither negative; -1 with an error if it is too large. */
 static Py_ssize_t times(Py_ssize_t a, Py_ssize_t b)
 {
@@ -335,7 +346,9 @@ static int take_planes(PyObject *object, const Field field, Planes *planes)
         view->obj = NULL;
         return 0;
     }
-    const char *format = view->format && *view->format && strchr("@=<", *view->format) ? view->format + 1 : view->format;
+    const char *format = view->format;
+    if (format && *format && strchr("@=<", *format))
+        format++;
     if (view->itemsize != 8 || !format || (strcmp(format, "l") && strcmp(format, "q")))
         return refuse("limbs are signed integers of 64 bits");
     if (view->ndim < 1 || view->ndim > MAX_AXES + 1 || view->shape[0] != field.limbs)
@@ -421,7 +434,7 @@ static void join_axes(Walk *walk, int axes, const Py_ssize_t *shape, const Py_ss
         Py_ssize_t place_[MAX_AXES] = {0};                                                                             \
         int axis_;                                                                                                     \
         do {                                                                                                           \
-            __VA_ARGS__;                                                                                                      \
+            __VA_ARGS__;                                                                                               \
             for (axis_ = (walk)->axes - 2; axis_ >= 0; axis_--) {                                                      \
                 (a) += (walk)->strides[0][axis_];                                                                      \
                 (b) += (walk)->strides[1][axis_];                                                                      \
@@ -684,8 +697,8 @@ ALWAYS int vector_bits(const Field f)
     return f.words == 4 ? 51 : 48;
 }
 
-/* Up to eight elements, `step` bytes apart, as digits that are not negative and below 2^52. The limbs are at most 2^62 in
-   absolute value; p is added. */
+/* Up to eight elements, `step` bytes apart, as digits that are not negative and below 2^52. The limbs are at most 2^62
+   in absolute value; p is added. */
 ALWAYS_VECTORS void vector_digits(const Field f, const char *at, Py_ssize_t plane, Py_ssize_t step, Py_ssize_t count,
                                   __m512i *digits)
 {
@@ -1085,8 +1098,8 @@ done:
     return result;
 }
 
-/* vectors(on): whether products of matrices use the instructions for eight elements at once, where there are any; return
-   whether they did. For tests. */
+/* vectors(on): whether products use the instructions for eight elements at once, where there are any; return whether
+   they did. For tests. */
 static PyObject *vectors(PyObject *module, PyObject *const *args, Py_ssize_t given)
 {
     int on, before = lanes > 1;
@@ -1218,10 +1231,10 @@ ALWAYS void mask_loop(const Field f, const Field to, const Planes *x, const u64 
             add_multiple(part, element, f.words + 1, at);
             if (tape->outside > 1) {
                 u64 rest = below(tape->rests + 16 * i, (u64)tape->outside);
-                const u64 *fractions = (const u64 *)tape->fractions.buf;
+                const u64 *fractions = tape->fractions.buf, *in_target = tape->taken_fractions.buf;
                 add_multiple(part, fractions + rest * (f.words + 1), f.words + 1, 1);
-                if (tape->taken_fractions.len)
-                    add_multiple(taken, (const u64 *)tape->taken_fractions.buf + rest * (to.words + 1), to.words + 1, 1);
+                if (in_target)
+                    add_multiple(taken, in_target + rest * (to.words + 1), to.words + 1, 1);
             }
             add_multiple(total, part, f.words + 1, tape->weight);
             add_multiple(floor, taken, to.words + 1, tape->weight);
@@ -1287,9 +1300,9 @@ static int take_drawn(PyObject *const *args, const Field field, const Field to, 
     Py_ssize_t size = times(count, tape->width + rests + field.width);
     if (size < 0 || !take_bytes(args[0], size, &tape->drawn))
         return 0;
-    if (rests && !take_bytes(args[4], tape->outside * 8 * (field.words + 1), &tape->fractions))
+    if (rests && !take_words(args[4], tape->outside * 8 * (field.words + 1), &tape->fractions))
         return 0;
-    if (rests && args[5] != Py_None && !take_bytes(args[5], tape->outside * 8 * (to.words + 1), &tape->taken_fractions))
+    if (rests && args[5] != Py_None && !take_words(args[5], tape->outside * 8 * (to.words + 1), &tape->taken_fractions))
         return 0;
     tape->masks = tape->drawn.buf;
     tape->rests = tape->masks + count * tape->width;
@@ -1329,8 +1342,8 @@ static PyObject *mask(PyObject *module, PyObject *const *args, Py_ssize_t given)
     Py_ssize_t size = times(x.size, field.width), floors_size = times(x.size, 8 * (to.words + 1));
     if (size < 0 || floors_size < 0)
         goto done;
-    if (floors.len != floors_size) {
-        refuse("bytes of the wrong number");
+    if (floors.len != floors_size || (uintptr_t)floors.buf % sizeof(u64)) {
+        refuse("words of the wrong number, or at odd places");
         goto done;
     }
     for (int k = 0; k < TAPES; k++)
@@ -1380,7 +1393,7 @@ static PyObject *unmask(PyObject *module, PyObject *const *args, Py_ssize_t give
             goto done;
         data[k] = shares[k].buf;
     }
-    if (take_bytes(args[12], floors_size, &floors) && (result = new_planes(to, 1, &count, &view))) {
+    if (take_words(args[12], floors_size, &floors) && (result = new_planes(to, 1, &count, &view))) {
         Py_BEGIN_ALLOW_THREADS;
         FOR_FIELD(unmask_to, field, to, data, factors, count, shift, floors.buf, view.buf, &wrong);
         Py_END_ALLOW_THREADS;
@@ -1601,8 +1614,8 @@ static PyObject *bit(PyObject *module, PyObject *const *args, Py_ssize_t given)
     return result;
 }
 
-/* bit_shares(data, count, width, bits, pad): the lowest bits of each number, highest first, less a pad, modulo the small
-   prime. */
+/* bit_shares(data, count, width, bits, pad): the lowest bits of each number, highest first, less a pad, modulo the
+   small prime. */
 static PyObject *bit_shares(PyObject *module, PyObject *const *args, Py_ssize_t given)
 {
     Py_buffer data = {0}, pad = {0};

@@ -274,7 +274,8 @@ class _Exchange:
                 raise RemoteProtocolError(f"party {self._link.peer} announces a message of {size} bytes")
             if len(self._bytes) < 12 + size:
                 return
-            payload = bytes(self._bytes[12 : 12 + size])
+            with memoryview(self._bytes) as view:
+                payload = bytes(view[12 : 12 + size])
             del self._bytes[: 12 + size]
             awaited = self._awaited.pop(label, None)
             if awaited is not None:

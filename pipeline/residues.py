@@ -355,7 +355,7 @@ class Residues:
         if numbers.dtype != object and numbers.dtype.kind in "bui" and numbers.dtype.itemsize <= 4:
             limbs = np.zeros((limbs_of(self.field), *numbers.shape), np.int64)
             limbs[0] = numbers
-            return Residues(self.field, limbs, 1 << 32)
+            return Residues(self.field, limbs, 1 << 8 * numbers.dtype.itemsize)
         return Residues.of_integers(self.field, numbers)
 
 
