@@ -64,6 +64,10 @@ def _model(table: Table, columns: Sequence[Column] | None, min_records: int) -> 
             table.fault(key, 'is not for kind = "ols", which has no penalty')
     if kind in ("elastic-net", "ridge") and not (model.standardize and model.fit_intercept):
         table.fault("kind", f'"{kind}" needs standardize = true and fit_intercept = true')
+    if not model.fit_intercept and kind in ("lasso", "ols"):
+        for key in ("folds", "n_alphas"):
+            if key in table.values:
+                table.fault(key, "needs fit_intercept = true, for now")
     if "n_alphas" in table.values and kind != "ols":
         _check_sequence(table, model, columns)
     return model

@@ -371,7 +371,8 @@ class SecureAnalysis(SecureLasso):
     def opened_penalties(self, signed: Mapping[str, Sequence[int]], variance: Fraction) -> tuple[float, ...]:
         if not self.problem.has_secret_grid:
             return self.problem.penalties
-        largest = signed["largest penalty"][0] / ONE * math.sqrt(variance) / self.problem.least_factor
+        unit = math.sqrt(variance) / self.problem.least_factor / self.model.l1_ratio
+        largest = signed["largest penalty"][0] / ONE * unit
         return tuple(largest * multiple for multiple in self.problem.multiples(self.n))
 
     def opened_errors(self, signed: Mapping[str, Sequence[int]], variance: Fraction) -> CrossValidated | None:

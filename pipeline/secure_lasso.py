@@ -66,6 +66,9 @@ from pipeline.share_convert import GramShare, fold_sizes
 ONE = 1 << F
 GRADIENT_BITS = 4  # of correlations with what is left of the outcome
 NORM_RATIO_BITS = 12  # norms of the outcome in two groups, which the demand on held-out records keeps near each other
+QUADRATIC_BITS = 30  # of a secret quadratic penalty, and of the factors it is multiplied by
+QUADRATIC_FACTOR_BITS = 10
+ROOT_BITS = 40  # fractional bits of one plus it
 FACTOR_RANGE_BITS = 24  # penalty factors beyond 2^24 times the smallest count as that
 ROUGH = 2.0**-12  # accuracy of a rough inverse, before it is refined
 
@@ -182,19 +185,26 @@ class SecureLasso:
         self.factors = problem.factors or (1.0,) * self.d
         self.fold_sizes = fold_sizes(self.n, problem.folds) if problem.folds else ()
         self.counts = (self.n, *(self.n - size for size in self.fold_sizes))  # records of each group
-        if problem.has_secret_grid:
-            self.root: Any = np.ones((1, self.d))
-            if self.model.l1_ratio != 1:
-                raise LocalProtocolError("a secret penalty has no quadratic part")
-        else:
-            self.root = self._roots(problem.penalties)
+        self.per_penalty = self.has_ridge and problem.choices > 1  # whether each penalty is a system of its own
+        public = np.ones((1, self.d)) if problem.has_secret_grid else self._roots(problem.penalties)
+        self.roots = mpc.public([[fixed(root) for root in row] for row in public.tolist()])
+        self.public_roots = public
+
+    @property
+    def has_ridge(self) -> bool:
+        """Whether the penalty has a quadratic part."""
+        secret = self.problem.has_secret_grid and self.model.l1_ratio != 1
+        return secret or (not self.problem.has_secret_grid and bool((self._roots(self.problem.penalties) != 1).any()))
+
+    @property
+    def systems(self) -> int:
+        """How many matrices of correlations there are."""
+        return self.problem.groups * (self.problem.choices if self.per_penalty else 1)
 
     def _roots(self, penalties: Sequence[float]) -> Any:
-        """What features are scaled by after the quadratic part of the penalty has gone into R; for each system."""
+        """What features are scaled by after the quadratic part of the penalty has gone into R, (1 + that)^(-1/2)."""
         added = np.array([plain_lasso.ridge(alpha, self.model.l1_ratio, self.factors) for alpha in penalties])
-        if not added.any():
-            return np.ones((1, self.d))
-        return (1 + added) ** -0.5
+        return (1 + added) ** -0.5 if added.any() else np.ones((1, self.d))
 
     async def solution(self, progress: Callable[[int], None]) -> tuple[Moments, Standardised, Penalty, Path]:
         """Everything up to the coefficients; raises Refused, at all parties alike."""
@@ -203,19 +213,17 @@ class SecureLasso:
         correlation, q, sizes = standardised.correlation, standardised.q, standardised.sizes
         if self.model.kind == "ols":
             await self.refuse_dependent_features(correlation, sizes)
+        largest = await self.largest_penalty(standardised) if self.problem.has_secret_grid else None
+        if largest is not None and self.has_ridge:
+            self.roots = await self.secret_roots(largest, sizes)
         scaled, scaled_q = await self.with_ridge(correlation, q)
-        penalty, steps = await self.penalties_and_first_step(standardised, scaled, scaled_q)
+        penalty, steps = await self.penalties_and_first_step(standardised, largest, scaled, scaled_q)
         b, support, iterations = await self.solve(scaled, scaled_q, penalty, steps, progress)
         shape = (self.problem.groups, self.problem.choices, self.d)
         b, active = b.reshape(*shape), support.active.reshape(*shape)
         if self.has_ridge:
-            roots = self.mpc.public([[fixed(root) for root in row] for row in self.root.tolist()])
-            b = await self.mpc.truncate(b * roots, F, 2 * F + COEFFICIENT_BITS + 4)
+            b = await self.mpc.truncate(b * self.roots, F, 2 * F + COEFFICIENT_BITS + 4)
         return of, standardised, penalty, Path(iterations, b, active)
-
-    @property
-    def has_ridge(self) -> bool:
-        return bool((self.root != 1).any())
 
     def phases(self) -> Iterator[Phase]:
         weakest = 1.0 if self.problem.has_secret_grid else min(self.problem.penalties)
@@ -223,11 +231,13 @@ class SecureLasso:
         return schedule(self.model.max_iterations, self.model.fit_intercept, quick)
 
     async def penalties_and_first_step(
-        self, standardised: Standardised, correlation: Shares, q: Shares
+        self, standardised: Standardised, largest: Shares | None, correlation: Shares, q: Shares
     ) -> tuple[Penalty, dict[int, tuple[Shares, Shares]]]:
         """Two things that do not wait for one another; the steps are those `solve` begins with."""
         first = next(self.phases())
-        penalty, step = await self.mpc.together(self.thresholds(standardised), self.x_step(correlation, q, first))
+        penalty, step = await self.mpc.together(
+            self.thresholds(standardised, largest), self.x_step(correlation, q, first)
+        )
         return penalty, {first.inverse_rho: step}
 
     # Preparation
@@ -443,37 +453,67 @@ class SecureLasso:
         if not self.has_ridge:
             return correlation, q
         mpc, d, places = self.mpc, self.d, np.arange(self.d)
-        groups, count = self.problem.groups, len(self.root)
+        groups, count = self.problem.groups, len(self.roots)
         i, j = upper = np.triu_indices(d, 1)
-        both = mpc.public([[fixed(row[a] * row[b]) for a, b in zip(i, j, strict=True)] for row in self.root.tolist()])
-        roots = mpc.public([[fixed(root) for root in row] for row in self.root.tolist()])
+        both = await mpc.product(self.roots[:, i], self.roots[:, j], F, 2 * F + 3)
         entries = correlation[:, i, j].reshape(groups, 1, -1) * both
-        scaled_q = q.reshape(groups, 1, -1) * roots
+        scaled_q = q.reshape(groups, 1, -1) * self.roots
         parts = await mpc.truncate(mpc.concatenate(entries, scaled_q), F, 2 * F + 4)
         entries, scaled_q = mpc.split(parts, (groups * count, len(i)), (groups * count, d))
         diagonal = correlation[:, places, places].reshape(groups, 1, d).broadcast(groups, count, d)
         return symmetric(entries, upper, d, diagonal=diagonal.reshape(groups * count, d)), scaled_q
 
-    @property
-    def systems(self) -> int:
-        return self.problem.groups * len(self.root)
+    async def secret_roots(self, largest: Shares, sizes: Sizes) -> Shares:
+        """The same roots where the penalty is secret; shape (penalties, features).
 
-    async def thresholds(self, standardised: Standardised) -> Penalty:
+        The quadratic part is in units of the outcome, alpha * (1 - l1_ratio) * factor, so the norm of the outcome
+        comes in, which is selected from a table of its owner's, as in `per_norm`. From 2^QUADRATIC_BITS on it is cut.
+        """
+        mpc, model, norm = self.mpc, self.model, sizes.norm
+        most = 1 << QUADRATIC_BITS
+
+        def table(exponents: Sequence[int]) -> list[int]:
+            unit = Fraction(1 - model.l1_ratio) / Fraction(model.l1_ratio) / self.n
+            norms = (unit * Fraction(2) ** (place + 1 - exponents[-1]) for place in range(norm.places))
+            return [min(most * ONE, int(value * ONE)) for value in norms]
+
+        entered = await self.enter(table, (1, norm.places))
+        selected, root = await mpc.together(
+            mpc.reduce((entered * norm.one_hot[:1, -1]).sum()),
+            mpc.product(norm.mantissa[:1, -1], sizes.norm_rsqrt[:1, -1], F, 2 * F + 8),
+        )
+        unit = await mpc.product(selected, root, F, 2 * F + QUADRATIC_BITS + 4)
+        unit = await mpc.product(unit, largest, F, 2 * F + QUADRATIC_BITS + GRADIENT_BITS + 4)
+        relative = np.minimum(np.array(self.factors) / self.problem.least_factor, 2.0**QUADRATIC_FACTOR_BITS)
+        multiples = np.array(self.problem.multiples(self.n))[:, None] * relative
+        distinct, where = np.unique(multiples, return_inverse=True)
+        bits = QUADRATIC_BITS + QUADRATIC_FACTOR_BITS + GRADIENT_BITS + 6
+        public = mpc.public([fixed(value, ROOT_BITS) for value in distinct.tolist()])
+        added = await mpc.truncate(unit * public, F, F + ROOT_BITS + bits)
+        whole = added + (1 << ROOT_BITS)
+        size = await scale(mpc, whole, ROOT_BITS + bits + (ROOT_BITS + bits) % 2, ROOT_BITS // 2)
+        powers = [1 << max(0, F + ROOT_BITS // 2 - 1 - place) for place in range(size.places)]
+        power = (size.one_hot @ mpc.public(powers).reshape(-1, 1)).reshape(-1)
+        roots = await mpc.product(await rsqrt(mpc, size.mantissa), power, F, 2 * F + 8)
+        return roots[where.reshape(multiples.shape)]
+
+    async def thresholds(self, standardised: Standardised, largest: Shares | None = None) -> Penalty:
         """The penalties tau and the tolerances of the optimality conditions, in the normalised scale.
 
         With w_j the deviation s_j of a feature, or 1 when it is not standardised, u_j its norm and u, s those of
         the outcome: tau_j = alpha (w_j / u_j) / u, tolerance_j = tolerance (w_j / u_j) (s / u).
         """
         mpc, model, sizes, features = self.mpc, self.model, standardised.sizes, slice(self.d)
-        groups, shape = self.problem.groups, (self.systems, self.problem.choices // len(self.root), self.d)
-        largest = None
-        if self.problem.has_secret_grid:
-            largest = await self.largest_penalty(standardised)
+        groups, rows = self.problem.groups, len(self.roots)
+        shape = (self.systems, self.problem.choices // rows, self.d)
+        if largest is not None:
             tau = await self.multiples_of(largest, sizes)
         else:
             tau = await self.public_penalties(sizes)
         if model.standardize:
-            relative = mpc.public([[[fixed(model.tolerance * root) for root in row] for row in self.root.tolist()]])
+            relative = mpc.public([[[fixed(model.tolerance * x) for x in row] for row in self.public_roots.tolist()]])
+            if largest is not None and self.has_ridge:
+                relative = (await mpc.truncate(self.roots * fixed(model.tolerance), F, 2 * F + 3))[None]
         else:
             relative = (await self.per_norm(sizes, [(j, model.tolerance) for j in range(self.d)], 1))[:, None]
         if not model.fit_intercept:
@@ -486,7 +526,7 @@ class SecureLasso:
         constant = (1 - sizes.spread.positive[:, None, features]) * ONE  # a constant feature is removed
         tau = (tau + constant).carried().reshape(*shape)
         tau = tau + 8  # units in the last place: not negative by rounding, or both sides of 0 would be beyond it
-        relative = relative.broadcast(groups, len(self.root), self.d).reshape(self.systems, 1, self.d)
+        relative = relative.broadcast(groups, rows, self.d).reshape(groups * rows, 1, self.d)
         floor = fixed(smallest_tolerance(self.d))
         margins = [(relative + floor) * fixed(MARGIN), relative * fixed(MARGIN / STRICTER) + floor * fixed(MARGIN)]
         both = await mpc.truncate(stack(margins), F, 2 * F + 8)
@@ -496,7 +536,7 @@ class SecureLasso:
 
     async def public_penalties(self, sizes: Sizes) -> Shares:
         """tau before the deviations of columns without an intercept, and cut; shape (groups, penalties, features)."""
-        weights = np.array(self.factors) * self.root * self.model.l1_ratio
+        weights = np.array(self.factors) * self.public_roots * self.model.l1_ratio
         with np.errstate(over="ignore"):
             values = np.minimum(np.array(self.problem.penalties)[:, None] * weights, np.finfo(np.float64).max)
         if not self.model.standardize:
@@ -542,7 +582,11 @@ class SecureLasso:
         public = mpc.public([[fixed(value) for value in row] for row in factors.tolist()])
         bits = NORM_RATIO_BITS + GRADIENT_BITS + FACTOR_RANGE_BITS + 4
         tau = await mpc.truncate(of_groups.reshape(-1, 1, 1) * public, F, 2 * F + bits)
-        return tau if relative.max() <= 2 else await self.at_most(THRESHOLD_LIMIT, tau, bits)
+        if relative.max() > 2:
+            tau = await self.at_most(THRESHOLD_LIMIT, tau, bits)
+        if not self.has_ridge:
+            return tau
+        return await mpc.product(tau, self.roots, F, 2 * F + NORM_RATIO_BITS + 8)
 
     async def norm_ratio(self, sizes: Sizes) -> Shares:
         """The norm of the outcome over all records per that in each group; shape (groups,)."""

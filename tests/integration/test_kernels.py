@@ -13,7 +13,7 @@ from mpc_processes import run_three
 from pipeline import kernels
 from pipeline.config import Model
 from pipeline.mpc_runtime import Runtime
-from pipeline.secure_lasso import Fit, fit_path
+from pipeline.secure_analysis import Fit, fit_path
 
 
 async def fit_without(runtime: Runtime, gram: Any, problem: Any, without: tuple[int, ...]) -> tuple[bool, list[Fit]]:

@@ -188,6 +188,31 @@ def test_a_grid_begins_with_the_smallest_penalty_that_removes_everything_penalis
         assert found.cross_validated.sd == pytest.approx(sd, rel=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e5])
+@pytest.mark.parametrize("factors", [(), (0.0, 1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 0.5)])
+def test_an_elastic_net_has_a_grid_too(scale: float, factors: tuple[float, ...]) -> None:
+    """The quadratic part does not scale with the outcome, so its size is secret as well."""
+    x, y = data()
+    y = y * scale
+    model = Model(0.0, "elastic-net", 0.4, n_alphas=4, alpha_min_ratio=0.01, folds=3, rule="min")
+    found = analysed(x, y, model, factors=factors, opened=Open(model="path", cv_curve=True))
+    assert found.alphas is not None and found.cross_validated is not None
+    scaled = StandardScaler().fit_transform(x)
+    weights = np.array(factors or (1.0,) * 8)
+    if not factors:
+        assert found.alphas[0] == pytest.approx(np.abs(scaled.T @ (y - y.mean()) / len(y)).max() / 0.4, rel=1e-7)
+        mean, sd = curve(x, y, model, found.alphas)
+        assert found.cross_validated.mean == pytest.approx(mean, rel=1e-6)
+        assert found.cross_validated.sd == pytest.approx(sd, rel=1e-6)
+    for alpha, fit in zip(found.alphas, found.fits, strict=True):
+        ours = np.array(fit.coefficients) * x.std(0)
+        rest = y - y.mean() - scaled @ ours
+        gradient = scaled.T @ rest / len(y) - alpha * 0.6 * weights * ours
+        limit = alpha * 0.4 * weights
+        assert (np.abs(gradient) <= limit + 2e-6 * y.std()).all()
+        assert gradient[ours != 0] == pytest.approx((limit * np.sign(ours))[ours != 0], abs=2e-6 * y.std())
+
+
 def test_features_in_their_own_units_are_cross_validated_too() -> None:
     x, y = data("independent")
     strongest = strongest_penalty(x, y, 1.0, standardize=False)
