@@ -32,6 +32,7 @@ PARTS: dict[str, Callable[[Sizes], Iterable[Figure]]] = {
     "gram": sharing.gram,
     "lasso": lasso.lasso,
     "path": lasso.path,
+    "folds": lasso.folds,
     "records": sharing.records,
     "end-to-end": end_to_end.end_to_end,
     "distance": distance.distance,

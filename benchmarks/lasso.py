@@ -10,18 +10,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from lassos import deal, reference, strongest_penalty, table
+from lassos import deal, deal_folds, reference, strongest_penalty, table
 from mpc_processes import PARTIES, run_three
 
 from benchmarks import ROOT
 from benchmarks.measuring import Figure, Sizes
 from pipeline.bounds import plan
-from pipeline.config import Model
+from pipeline.config import Model, Open
 from pipeline.mpc_runtime import Runtime
 from pipeline.primitives import Arithmetic
 from pipeline.problem import Problem
@@ -33,7 +33,7 @@ STAGES = {
     "standardisation": ("moments", "standardise", "penalties_and_first_step"),
     "solver": ("solve",),
     "of it inverses, polish, certificate": ("polish", "conditions_hold"),
-    "opening": ("open_results",),
+    "choice and opening": ("choose", "open_results"),
 }
 KINDS = {
     "independent": "independent features",
@@ -42,6 +42,7 @@ KINDS = {
     "pairs": "pairs of features (0.99)",
 }
 PENALTIES = 50
+FOLDS = 10
 WEAKEST = 1e-3  # of the strongest
 FINE = 1e-8  # tolerance of the comparison of tables
 LIST_RECORDS = 20
@@ -143,14 +144,33 @@ def path(sizes: Sizes) -> Iterator[Figure]:
     yield Figure("path", "largest difference from scikit-learn", size, apart, "sd")
 
 
+def folds(sizes: Sizes) -> Iterator[Figure]:
+    """A path in each of ten folds and one over all records, and the choice among the penalties."""
+    rows, d = sizes.rows(5_000), sizes.columns()
+    for kind in ("independent", "neighbours"):
+        x, y = table(kind, rows, d)
+        strongest = strongest_penalty(x, y, 1.0)
+        alphas = tuple(np.geomspace(strongest, strongest * WEAKEST, PENALTIES).tolist())
+        model = Model(alpha=0.0, alphas=alphas, folds=FOLDS, rule="1se")
+        timing = slowest(run_three(fit, deal_folds(x, y, model, opened=Open(cv_curve=True)), timeout=900))
+        size: dict[str, int | float] = {"rows": rows, "features": d, "penalties": PENALTIES, "folds": FOLDS}
+        words = f"s, {timing.rounds} rounds, {timing.fits[0].iterations} iterations"
+        yield Figure("folds", f"step 8, {KINDS[kind]}", size, timing.whole, words)
+        yield Figure("folds", f"processor time of a party, {KINDS[kind]}", size, timing.cpu, "s CPU")
+
+
 def measure(x: Any, y: Any, model: Model, alphas: tuple[float, ...] = ()) -> Timing:
     """The slowest party's timing; raises what a party raised."""
-    timings = run_three(fit, [(gram, replace(problem, alphas=alphas)) for gram, problem in deal(x, y, model)])
+    return slowest(run_three(fit, [(gram, replace(problem, alphas=alphas)) for gram, problem in deal(x, y, model)]))
+
+
+def slowest(timings: Sequence[Any]) -> Timing:
+    """That of the controller who took longest; raises what a party raised."""
     for timing in timings:
         if isinstance(timing, BaseException):
             raise timing
-    slowest: Timing = max(timings[:2], key=lambda timing: timing.whole)
-    return slowest
+    longest: Timing = max(timings[:2], key=lambda timing: timing.whole)
+    return longest
 
 
 def difference(fitted: Fit, x: Any, y: Any, model: Model) -> float:

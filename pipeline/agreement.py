@@ -44,6 +44,7 @@ class Column:
     kind: Kind
     levels: tuple[str, ...] = ()  # of a category; the first is the reference
     range: tuple[float, float] | None = None  # of a numeric column, if declared
+    unit: str = ""  # of a numeric column, if declared
 
     @property
     def name(self) -> str:
@@ -73,6 +74,7 @@ class Party:
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     outcome: str | None = None
+    units: Mapping[str, str] = field(default_factory=dict)  # of numeric columns, for the reader of a result
     certificate_files: tuple[Path, ...] = field(default=(), compare=False)  # no part of what is agreed
 
     @property
@@ -93,7 +95,9 @@ class Party:
         A list has an order and a TOML table has none, so the order in which
         categories are written says nothing.
         """
-        numeric = (Column(self.name, c, "numeric", range=self.ranges.get(c)) for c in self.features)
+        numeric = (
+            Column(self.name, c, "numeric", range=self.ranges.get(c), unit=self.units.get(c, "")) for c in self.features
+        )
         categories = (Column(self.name, c, "category", levels) for c, levels in sorted(self.categories.items()))
         return (*numeric, *categories)
 
@@ -335,6 +339,7 @@ def _canonical_party(party: Party) -> dict[str, object]:
         "categories": {column: list(levels) for column, levels in party.categories.items()},
         "ranges": {column: list(bounds) for column, bounds in party.ranges.items()},
         "outcome": party.outcome,
+        "units": dict(sorted(party.units.items())),
     }
 
 

@@ -90,6 +90,7 @@ PAILLIER_BITS = (2048, 8192)
 MAX_ANALYSES = 1000
 MAX_REVISION = 1_000_000
 MAX_PATTERN = 1000  # characters
+MAX_UNIT = 40  # characters
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 CONTROLLER_IDS = frozenset({0, 1})  # for now; nothing but _check_roles depends on it
@@ -98,7 +99,7 @@ THIRD_PARTY_IDS = frozenset({2})
 _TABLES = ("study", "party", "join", "model", "open", "gate")
 _STUDY_KEYS = ("name", "min_records", "keep_shares", "keep_until", "max_analyses", "revision")
 _PARTY_KEYS = ("id", "name", "role", "url", "certificate")
-_COLUMN_KEYS = ("identifier", "identifier_pattern", "features", "categories", "ranges", "outcome")
+_COLUMN_KEYS = ("identifier", "identifier_pattern", "features", "categories", "ranges", "outcome", "units")
 _LOCAL_KEYS = ("data", "private_key", "output", "listen", "decimal", "encoding", "missing", "compute")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*")
 
@@ -382,7 +383,19 @@ def _party(table: Table, folder: Path, now: datetime | None) -> Party | None:
     if number is None or name is None or role is None or url is None:
         return None
     party = Party(
-        number, name, role, url, certificates, identifier, patterns, features, categories, ranges, outcome, files
+        number,
+        name,
+        role,
+        url,
+        certificates,
+        identifier,
+        patterns,
+        features,
+        categories,
+        ranges,
+        outcome,
+        _units(table),
+        files,
     )
     if role == "controller":
         _check_columns(table, party)
@@ -452,6 +465,17 @@ def _ranges(table: Table) -> dict[str, tuple[float, float]]:
     return found
 
 
+def _units(table: Table) -> dict[str, str]:
+    units = table.table("units", 'write for example { age = "years" }')
+    found = {}
+    for column, key in sorted(units.columns().items()):
+        text = units.text(key)
+        if text is not None and not (text.strip() and printable(text) and len(text) <= MAX_UNIT):
+            units.fault(key, f'must be a short text of at most {MAX_UNIT} characters, for example "years"')
+        found[column] = clean(text or "")
+    return found
+
+
 def _check_columns(table: Table, party: Party) -> None:
     """Check the columns of a controller against one another."""
     uses = {
@@ -464,7 +488,8 @@ def _check_columns(table: Table, party: Party) -> None:
         keys = [key for key, columns in uses.items() if column in columns]
         table.fault(keys[0], f"and {' and '.join(keys[1:])} both name {shown(column)}; a column has one use only")
     if isinstance(table.values.get("features", []), list) and isinstance(table.values.get("outcome", ""), str):
-        _check_ranges(table, party.ranges, (*party.features, *uses["outcome"]))
+        for key, named in (("ranges", party.ranges), ("units", party.units)):
+            _check_numeric(table, key, named, (*party.features, *uses["outcome"]))
     for name in repeated(party.names):
         table.fault("categories", f"makes two coefficients with the name {shown(name)}; rename a column")
     # As one controller has the outcome, this also keeps a study from having no feature at all.
@@ -472,11 +497,11 @@ def _check_columns(table: Table, party: Party) -> None:
         table.fault("features", "is missing or empty, and so are categories and outcome; name what this party brings")
 
 
-def _check_ranges(table: Table, ranges: Iterable[str], numeric: Collection[str]) -> None:
-    for column in ranges:
+def _check_numeric(table: Table, key: str, named: Iterable[str], numeric: Collection[str]) -> None:
+    for column in named:
         if column not in numeric:
             hint = f'; the nearest one is "{nearest(column, numeric)}"' if numeric else ""
-            table.fault("ranges", f"names {shown(column)}, which is no numeric column of this party{hint}")
+            table.fault(key, f"names {shown(column)}, which is no numeric column of this party{hint}")
 
 
 def _check_unlike(top: Table, parties: Sequence[Party], with_certificates: bool) -> None:

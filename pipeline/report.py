@@ -135,7 +135,7 @@ def _summary(document: Document) -> str:
         [
             ("Study", _text(document["study"])),
             ("Model", _text(_model_words(document))),
-            ("Outcome", _name(document["outcome"])),
+            ("Outcome", _name(document["outcome"]) + (f" ({_text(unit)})" if (unit := _unit(document)) else "")),
             ("Matched records", f"{document['records']}"),
             ("Finished", _text(_time(document["finished"]))),
             ("Agreement", f'<span class="digest">{_text(in_groups(document["agreement"]))}</span>'),
@@ -161,8 +161,14 @@ def _model(document: Document) -> str:
     return _section("The model", _table("Model", "term", headings, rows), _paragraph(" ".join(words)))
 
 
+def _unit(document: Document) -> str:
+    """Of the outcome, if one is agreed."""
+    return str(document.get("outcome_unit", ""))
+
+
 def _model_remarks(document: Document, gone: str) -> list[str]:
-    words = ["Coefficients are on the scale of the data."]
+    unit = _unit(document)
+    words = [f"Coefficients are on the scale of the data{f': {unit} per unit of the feature' if unit else ''}."]
     if categories := [feature for feature in document["features"] if feature["kind"] == "category"]:
         references = "; ".join(f"{_name(_full(f))}: {_name(f['levels'][0])}" for f in categories)
         words.append(f"That of a level is the difference from the reference level of its category ({references}).")

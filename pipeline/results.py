@@ -151,6 +151,7 @@ def result_document(
         "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "records": records,
         "outcome": agreement.outcome_party.outcome,
+        **_outcome_unit(agreement),
         "model": _settings(agreement, model),
     }
     if model is not None:
@@ -235,10 +236,18 @@ def _path_point(point: PathPoint, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _outcome_unit(agreement: Agreement) -> dict[str, str]:
+    party = agreement.outcome_party
+    unit = party.units.get(party.outcome or "", "")
+    return {"outcome_unit": unit} if unit else {}
+
+
 def _feature(column: Any) -> dict[str, Any]:
     entry: dict[str, Any] = {"party": column.party, "column": column.column, "kind": column.kind}
     if column.kind == "category":
         entry["levels"] = list(column.levels)
+    if column.unit:
+        entry["unit"] = column.unit
     return entry
 
 

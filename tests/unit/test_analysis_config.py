@@ -64,6 +64,8 @@ def test_what_is_not_given_has_the_default_of_the_agreement() -> None:
         ({"alpha": None, "n_alphas": 9, "folds": 5, "alpha_min_ratio": 1}, "alpha_min_ratio must be above 0 and below"),
         ({"alpha": None, "n_alphas": 9, "folds": 5, "alpha_min_ratio": 0}, "alpha_min_ratio must be above 0 and below"),
         ({"alpha_min_ratio": 0.1}, "alpha_min_ratio is for n_alphas only"),
+        ({"alpha": None, "n_alphas": 9, "rule": "bic", "fit_intercept": False}, "n_alphas needs fit_intercept = true"),
+        (SEVERAL | {"fit_intercept": False}, "folds needs fit_intercept = true"),
         (SEVERAL | {"alpha_min_ratio": 0.1}, "alpha_min_ratio is for n_alphas only"),
         # what has no smallest penalty that removes everything
         ({"alpha": None, "n_alphas": 9, "folds": 5, "kind": "ridge"}, "n_alphas is not for a ridge"),
