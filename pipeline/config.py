@@ -470,7 +470,7 @@ def _units(table: Table) -> dict[str, str]:
     found = {}
     for column, key in sorted(units.columns().items()):
         text = units.text(key)
-        if text is not None and not (text.strip() and printable(text) and len(text) <= MAX_UNIT):
+        if text is not None and not (printable(text) and len(text) <= MAX_UNIT):
             units.fault(key, f'must be a short text of at most {MAX_UNIT} characters, for example "years"')
         found[column] = clean(text or "")
     return found
