@@ -238,6 +238,11 @@ class Agreement:
         raise ConfigError(f"party {party_id} is not in the agreement; its parties are {numbers}")
 
     @property
+    def analyses(self) -> int:
+        """How many analyses of one join are admitted."""
+        return self.study.max_analyses if self.study.keep_shares else 1
+
+    @property
     def controllers(self) -> tuple[Party, ...]:
         return tuple(party for party in self.parties if party.role == "controller")
 

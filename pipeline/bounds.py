@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.agreement import Model
+from pipeline.agreement import Agreement
 from pipeline.errors import RangeError
 from pipeline.field import FIELD_127, FIELD_191, FIELD_254, PrimeField
 from pipeline.schedule import COARSE_RIDGE_BITS, RIDGE_BITS, inversion_steps, schedule
 
-HIDING_BITS = 40  # the distances of all openings of a run sum to at most 2^-40
+HIDING_BITS = 40  # the distances of all openings of all analyses of a join sum to at most 2^-40
 RANGE_BITS = 2  # a mask is below 2^RANGE_BITS times the range of its largest part
 VALUE_BITS = 43  # every encoded value is below 2^43 in absolute value
 
@@ -33,14 +33,14 @@ POLISH_BITS = 40  # iterates of the polish, also with a support that is not the 
 THRESHOLD_LIMIT = 4  # a threshold of 1 removes everything; larger ones are cut here
 SPREAD_BITS = 14  # a feature that varies, but with a standard deviation below 2^14 steps of its scale, is refused
 OUTCOME_SPREAD_BITS = 30  # the same for the outcome, in whose steps the intercept is opened up to 2^13
-RATIO_BITS = 36  # standard deviations, in steps, of two columns differ by less than this factor
+RATIO_BITS = 32  # standard deviations, in steps, of two columns differ by less than this factor
 # Results are opened no finer than they are used: exact ones would be equations from which, in a small model, the
 # sums and counts behind them could be computed (docs/leakage.md).
 SLOPE_BITS = 48  # slopes are opened as multiples of 2^-48, in steps of the outcome per step of the feature
 INTERCEPT_NOISE_BITS = 13  # the intercept is opened up to about 2^13 steps of the outcome's scale, which has 2^44
 VARIANCE_BITS = 30  # the outcome's variance is opened up to about 2^-30, relatively
 R2_BITS = 44  # r2 is opened up to about 2^-44: mse is the rest of it to 1, so a good fit needs that
-WIDE_FRACTIONAL_BITS = 88  # slopes before they are rounded to SLOPE_BITS
+WIDE_FRACTIONAL_BITS = 84  # slopes before they are rounded to SLOPE_BITS
 HELD_OUT_BITS = 16  # mean square of a column's distances, in a fold, from its mean in the others, per variance there
 ERROR_BITS = 40  # fractional bits of mean squared errors of cross-validation
 LARGEST_ERROR = 24  # they are below 2^24 times the variance of the outcome, or nothing is chosen
@@ -61,18 +61,27 @@ class Plan:
 
 
 def plan(
-    records: int, features: int, *, fit_intercept: bool, max_iterations: int, problems: int = 1, groups: int = 1
+    records: int,
+    features: int,
+    *,
+    fit_intercept: bool,
+    max_iterations: int,
+    problems: int = 1,
+    groups: int = 1,
+    analyses: int = 1,
 ) -> Plan:
     """Return the sizes for a study; raises RangeError when no field is large enough.
 
     problems : fits that run together, with penalties of their own; groups : sets of records they are fitted to.
+    analyses : that are admitted of the same shares; the openings of all of them together are hidden.
     """
     size = max(1, records).bit_length()
     if size + 2 * VALUE_BITS > FIELD_127.bits - 1:
         raise RangeError("the numbers of this study could overflow: fewer records are needed")
     offsets = offset_bits(fit_intercept)
     square_bits = 2 * (size + (VALUE_BITS if fit_intercept else offsets + 1))
-    statistical_bits = HIDING_BITS + masked_openings(features, max_iterations, problems, groups).bit_length()
+    openings = analyses * masked_openings(features, max_iterations, problems, groups)
+    statistical_bits = HIDING_BITS + openings.bit_length()
     held_out = HELD_OUT_BITS + size if groups > 1 else 0
     largest = max(square_bits + held_out + 2, largest_operation(features))
     _require_room(FIELD_254, largest, statistical_bits)
@@ -80,16 +89,18 @@ def plan(
     return Plan(FIELD_127, FIELD_254, inverse_field, statistical_bits, inverse_bits, square_bits, offsets)
 
 
-def plan_of(model: Model, records: int, features: int) -> Plan:
-    """The plan of a model's analysis."""
+def plan_of(agreement: Agreement, records: int) -> Plan:
+    """The plan of the agreed analysis."""
+    model = agreement.model
     groups = 1 + model.folds
     return plan(
         records,
-        features,
+        len(agreement.analysed_names),
         fit_intercept=model.fit_intercept,
         max_iterations=model.max_iterations,
         problems=groups * model.problems,
         groups=groups,
+        analyses=agreement.analyses,
     )
 
 
@@ -124,14 +135,20 @@ def offset_bits(fit_intercept: bool) -> int:
 
 
 def polish_bits(features: int) -> int:
-    """Bits of a row of a matrix of correlations times an iterate of the polish, beyond their fractional bits."""
-    return POLISH_BITS + features.bit_length() + 3
+    """Bits, with sign, of a row of a matrix of correlations times an iterate of the polish, beyond fractional ones.
+
+    Where the support is not the right one, its equations may have no solution near: the right side is off by up to the
+    threshold in each entry, the inverse has entries up to 2^RIDGE_BITS, and each of six refinements may add that much,
+    in all 2^33 times the root of the features.
+    """
+    size = features.bit_length()
+    return 34 + (size + 1) // 2 + size + 3
 
 
 def largest_operation(features: int) -> int:
     """Bits, with sign, of the largest product that is truncated, apart from the squares of `Plan`."""
     slope = WIDE_FRACTIONAL_BITS + COEFFICIENT_BITS + 1 + 2 * RATIO_BITS
-    return max(2 * FRACTIONAL_BITS + polish_bits(features), slope + 1)
+    return max(2 * FRACTIONAL_BITS + polish_bits(features) + 2, slope + 1)
 
 
 def masked_openings(features: int, max_iterations: int, problems: int = 1, groups: int = 1) -> int:
@@ -159,7 +176,7 @@ def smallest_tolerance(features: int) -> float:
 def _require_room(field: PrimeField, bits: int, statistical_bits: int) -> None:
     if bits + statistical_bits + RANGE_BITS > field.bits - 1:
         raise RangeError(
-            "the numbers of this study could overflow: fewer records, features, penalties, folds or max_iterations are"
-            " needed "
+            "the numbers of this study could overflow: fewer records, features, penalties, folds, max_iterations or"
+            " max_analyses are needed "
             f"({bits + statistical_bits + RANGE_BITS + 1} bits, {field.bits} there are)"
         )

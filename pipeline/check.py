@@ -65,7 +65,7 @@ def check(path: Path, party_id: int, local: Path | None = None) -> Report:
 
 def _range_faults(agreement: Agreement) -> list[str]:
     try:
-        bounds.plan_of(agreement.model, MAX_ROWS, len(agreement.analysed_names))
+        bounds.plan_of(agreement, MAX_ROWS)
     except RangeError as error:
         return list(error.faults)
     return []

@@ -330,7 +330,7 @@ def _join_role(
 def _sharing_setting(agreement: Agreement, session: bytes, records: int) -> SharingSetting:
     """Step 7 is in the field in which step 8 is proved not to overflow."""
     model = agreement.model
-    sizes = bounds.plan_of(model, records, len(agreement.analysed_names))
+    sizes = bounds.plan_of(agreement, records)
     first, second = agreement.controllers
     return SharingSetting(
         session,

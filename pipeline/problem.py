@@ -24,6 +24,7 @@ class Problem:
     categories : of each category the features that are its indicators.
     two_values : of each of this party's own columns the two encoded values it has, or None; empty at the third party.
     names : of the columns, for a refusal.
+    analyses : that are admitted of the same shares.
     """
 
     model: Model
@@ -38,6 +39,7 @@ class Problem:
     categories: tuple[tuple[int, ...], ...] = ()
     two_values: tuple[tuple[int, int] | None, ...] = ()
     names: tuple[str, ...] = ()
+    analyses: int = 1
 
     @property
     def controllers(self) -> tuple[int, ...]:

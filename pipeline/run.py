@@ -54,7 +54,7 @@ SUBGROUP_NOTE = (
 def load(path: Path, party_id: int, local: Path | None) -> tuple[Agreement, Local]:
     """The agreement and the local file, checked; raises ConfigError with every fault."""
     agreement, settings = config.load(path, party_id, local, smallest_tolerance=bounds.smallest_tolerance)
-    bounds.plan_of(agreement.model, MAX_ROWS, len(agreement.analysed_names))
+    bounds.plan_of(agreement, MAX_ROWS)
     return agreement, settings
 
 

@@ -908,7 +908,7 @@ class SecureLasso:
             fitted = (equations @ b[..., None]).reshape(*b.shape)
             residual = right_side - await mpc.truncate(fitted, F, 2 * F + polish_bits(d))
             change = (approximate_inverse @ residual[..., None]).reshape(*b.shape)
-            b = (b + await mpc.truncate(change, f, F + f + POLISH_BITS + 10)).carried()
+            b = (b + await mpc.truncate(change, f, F + f + polish_bits(d))).carried()
         return b
 
     async def times_known(
@@ -942,10 +942,10 @@ class SecureLasso:
         allowed = tolerance + (1 - support.active) * tau << F
         below = allowed
         if self.model.positive:  # a coefficient of 0 may be pulled towards negative numbers
-            below = allowed + (1 - support.active) * mpc.public(1 << 2 * F + POLISH_BITS + 9)
+            below = allowed + (1 - support.active) * mpc.public(1 << 2 * F + polish_bits(self.d))
         limit = placed(mpc.field, ONE << COEFFICIENT_BITS, self.ones)
         margins = concatenate([allowed - off, below + off, limit - b << F, limit + b << F], axis=-1)
-        holds = (await mpc.nonnegative(margins, 2 * F + POLISH_BITS + 12)).sum()
+        holds = (await mpc.nonnegative(margins, 2 * F + polish_bits(self.d) + 2)).sum()
         missing = holds - margins.shape[-1]
         if missing.size == 1:
             return missing + 1

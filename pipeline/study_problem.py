@@ -51,6 +51,7 @@ def problem_of(agreement: Agreement, party_id: int, joined: JoinResult) -> Probl
         gate=agreement.gate,
         categories=_categories(agreement),
         two_values=_two_values(owners, party_id, joined),
+        analyses=agreement.analyses,
         names=(*names, f"{outcome_party.name}.{outcome_party.outcome}"),
     )
 

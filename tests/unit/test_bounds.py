@@ -97,6 +97,14 @@ def test_the_distances_of_all_openings_together_stay_below_two_to_the_minus_fort
     assert openings * 2.0**-sizes.statistical_bits <= 2.0**-40
 
 
+@pytest.mark.parametrize("analyses", [1, 20])
+def test_the_openings_of_all_admitted_analyses_together_are_hidden(analyses: int) -> None:
+    settings = {"fit_intercept": True, "max_iterations": 1000, "problems": 1100, "groups": 11}
+    sizes = bounds.plan(5000, 30, analyses=analyses, **settings)  # type: ignore[arg-type]
+    openings = analyses * bounds.masked_openings(30, 1000, 1100, 11)
+    assert openings * 2.0**-sizes.statistical_bits <= 2.0**-40
+
+
 def test_every_further_problem_counts() -> None:
     counts = [bounds.masked_openings(30, 1000, problems) for problems in range(1, 6)]
     steps = [b - a for a, b in pairwise(counts)]
