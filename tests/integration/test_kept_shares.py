@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -216,10 +217,17 @@ def test_shares_past_their_day_are_refused_at_all_and_can_be_destroyed(copy: Pat
     assert "Destroyed" in forget(copy, 2).stdout and not shares(copy, 2).exists()
 
 
-def test_run_and_fit_do_not_go_together(copy: Path) -> None:
+@pytest.mark.parametrize("last", [0, 1])
+def test_run_and_fit_do_not_go_together(copy: Path, last: int) -> None:
+    """Who comes last is told as well."""
     with Running(copy, command="fit") as fitting, Running(copy) as running:
-        ended = fitting.start(0, 2).ends() if running.start(1) else {}
-        ended |= running.ends()
+        commands = {0: fitting, 1: running, 2: fitting}
+        first = [party for party in PARTIES if party != last]
+        for party in first:
+            commands[party].start(party)
+        time.sleep(5)
+        commands[last].start(last)
+        ended = fitting.ends() | running.ends()
     for party in PARTIES:
         assert ended[party].state == 3, ended[party].err
         assert "command" in ended[party].last_line
