@@ -213,6 +213,16 @@ def test_an_elastic_net_has_a_grid_too(scale: float, factors: tuple[float, ...])
         assert gradient[ours != 0] == pytest.approx((limit * np.sign(ours))[ours != 0], abs=2e-6 * y.std())
 
 
+@pytest.mark.parametrize("rule", ["min", "1se", "bic"])
+def test_of_equally_good_penalties_the_largest_is_chosen(rule: Any) -> None:
+    """All remove everything, and differ by rounding only."""
+    x, y = table("independent", 90, 6)
+    y = np.random.default_rng(3).standard_normal(90)
+    model = Model(0.0, alphas=tuple(range(29, 9, -1)), rule=rule, folds=0 if rule == "bic" else 5)
+    found = analysed(x, y, model, opened=Open(cv_curve=rule != "bic"))
+    assert found.place == 0
+
+
 def test_features_in_their_own_units_are_cross_validated_too() -> None:
     x, y = data("independent")
     strongest = strongest_penalty(x, y, 1.0, standardize=False)
