@@ -189,12 +189,22 @@ def test_a_grid_begins_with_the_smallest_penalty_that_removes_everything_penalis
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e5])
-@pytest.mark.parametrize("factors", [(), (0.0, 1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 0.5)])
+@pytest.mark.parametrize(
+    "factors",
+    [
+        (),
+        (0.0, 1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 0.5),
+        (1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0),
+        (1e-4, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
+        (1e-6, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0),
+    ],
+)
 def test_an_elastic_net_has_a_grid_too(scale: float, factors: tuple[float, ...]) -> None:
     """The quadratic part does not scale with the outcome, so its size is secret as well."""
     x, y = data()
     y = y * scale
-    model = Model(0.0, "elastic-net", 0.4, n_alphas=4, alpha_min_ratio=0.01, folds=3, rule="min")
+    model = Model(0.0, "elastic-net", 0.4, n_alphas=4, alpha_min_ratio=1e-4 if 1e-4 in factors else 0.01)
+    model = replace(model, folds=3, rule="min")
     found = analysed(x, y, model, factors=factors, opened=Open(model="path", cv_curve=True))
     assert found.alphas is not None and found.cross_validated is not None
     scaled = StandardScaler().fit_transform(x)
@@ -211,6 +221,39 @@ def test_an_elastic_net_has_a_grid_too(scale: float, factors: tuple[float, ...])
         limit = alpha * 0.4 * weights
         assert (np.abs(gradient) <= limit + 2e-6 * y.std()).all()
         assert gradient[ours != 0] == pytest.approx((limit * np.sign(ours))[ours != 0], abs=2e-6 * y.std())
+
+
+def test_a_large_outcome_does_not_cut_the_quadratic_part_of_a_grid() -> None:
+    x, y = data("independent")
+    y = y * 1e7
+    found = analysed(x, y, Model(0.0, "elastic-net", 0.02, n_alphas=3, folds=2, rule="min"), opened=Open(model="path"))
+    scaled = StandardScaler().fit_transform(x)
+    weakest = np.array(found.fits[-1].coefficients) * x.std(0) / y.std()
+    expected = ElasticNet((found.alphas or ())[-1], l1_ratio=0.02, tol=1e-14, max_iter=10**6).fit(scaled, y)
+    assert weakest == pytest.approx(expected.coef_ / y.std(), abs=1e-9)
+    assert np.abs(weakest).max() > 1e-7
+
+
+@pytest.mark.parametrize("kind", ["lasso", "elastic-net"])
+@pytest.mark.parametrize("case", ["positive", "constant", "explained"])
+def test_a_grid_with_nothing_to_remove_has_tiny_penalties_above_zero(kind: Any, case: str) -> None:
+    x, y = data("independent")
+    factors, positive = (), False
+    match case:
+        case "positive":
+            y = -np.abs(x / x.std(0)).sum(1)
+            x, positive = np.abs(x), True
+        case "constant":
+            x[:] = 1.0
+        case "explained":
+            y, factors = 2 * x[:, 0], (0.0, *[1.0] * 7)
+    model = Model(0.0, kind, 1.0 if kind == "lasso" else 0.5, positive=positive, n_alphas=5, folds=3, rule="min")
+    found = analysed(x, y, model, factors=factors, opened=Open(model="path", cv_curve=True))
+    assert found.alphas is not None and found.place == 0
+    assert all(0 < alpha < 1e-10 * y.std() for alpha in found.alphas)
+    for fit in found.fits:
+        assert case == "explained" or not any(fit.coefficients or (1.0,))
+        assert fit.r2 == pytest.approx(float(case == "explained"), abs=1e-10)
 
 
 @pytest.mark.parametrize("rule", ["min", "1se", "bic"])
