@@ -67,11 +67,14 @@ class Fit:
 class CrossValidated:
     """Mean squared errors in held-out folds, on the scale of the outcome, for each penalty; `r2` of the chosen one.
     Each only if it was opened.
+
+    accuracy : means that differ by less may be equal.
     """
 
     mean: tuple[float, ...] | None
     sd: tuple[float, ...] | None
     r2: float | None
+    accuracy: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -384,7 +387,8 @@ class SecureAnalysis(SecureLasso):
             sd = tuple(float(variance) * math.sqrt(max(0, x) / 2**SPREAD_BITS) for x in signed["spread of errors"])
         if "cross-validated r2" in signed:
             r2 = 1 - signed["cross-validated r2"][0] / 2**ERROR_BITS
-        return CrossValidated(mean, sd, r2)
+        accuracy = float(variance) * 2.0 ** (ERROR_NOISE_BITS + 2 - ERROR_BITS)
+        return CrossValidated(mean, sd, r2, accuracy)
 
     def opened_standard_errors(
         self, signed: Mapping[str, Sequence[int]], fitted: Fit, variance: Fraction
