@@ -170,7 +170,10 @@ def solve(
 
 
 def not_converged(iterations: int) -> str:
-    return f"the fit has not converged within {iterations} iterations; agree on more of them or on a larger alpha"
+    return (
+        f"the fit has not converged within {iterations} iterations, which happens where features are dependent and a"
+        " penalty is small; agree on a larger max_iterations, larger penalties or fewer features"
+    )
 
 
 def polish(
