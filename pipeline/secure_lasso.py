@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import plain_lasso, secure_gate
+from pipeline.agreement import FACTOR_RANGE_BITS
 from pipeline.bounds import (
     COARSE_BITS,
     COEFFICIENT_BITS,
@@ -69,7 +70,6 @@ GRADIENT_BITS = 4  # of correlations with what is left of the outcome
 NORM_RATIO_BITS = 12  # norms of the outcome in two groups, which the demand on held-out records keeps near each other
 QUADRATIC_BITS = 40  # of a secret quadratic penalty
 ROOT_BITS = 40  # fractional bits of one plus it
-FACTOR_RANGE_BITS = 24  # penalty factors beyond 2^24 times the smallest count as that
 LARGEST_MARGIN = 1 << F - R2_BITS + 1  # so that the largest penalty removes everything, and is above 0, up to noise
 ROUGH = 2.0**-12  # accuracy of a rough inverse, before it is refined
 
@@ -576,7 +576,7 @@ class SecureLasso:
     @property
     def relative_factors(self) -> Any:
         """Penalty factors of a secret grid, which is one of the penalties of the smallest of them."""
-        return np.minimum(np.array(self.factors) / self.problem.least_factor, 2.0**FACTOR_RANGE_BITS)
+        return np.array(self.factors) / self.problem.least_factor
 
     async def multiples_of(self, largest: Shares, sizes: Sizes) -> Shares:
         """tau of a secret grid in each group. Penalties are in units of the outcome, tau in those of its norm there."""
