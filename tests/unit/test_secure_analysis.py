@@ -266,6 +266,21 @@ def test_of_equally_good_penalties_the_largest_is_chosen(rule: Any) -> None:
     assert found.place == 0
 
 
+@pytest.mark.parametrize("mean", [100.0, 10000.0])
+def test_a_criterion_sees_small_differences_beside_a_large_mean_that_is_not_taken_off(mean: float) -> None:
+    rng = np.random.default_rng(5)
+    x = rng.normal((1000.0, 0, 0, 0), 1.0, (80, 4))
+    y = x @ [mean / 1000, 0.5, 0.3, 0] + rng.standard_normal(80)
+    alphas = tuple(np.geomspace(2.0, 1e-3, 30).tolist())
+    found = analysed(x, y, Model(0.0, alphas=alphas, rule="aic", fit_intercept=False, standardize=False))
+    noise = ((y - x @ np.linalg.lstsq(x, y, rcond=None)[0]) ** 2).sum() / 76
+    values = []
+    for alpha in alphas:
+        fitted = Lasso(alpha, fit_intercept=False, tol=1e-14, max_iter=10**6).fit(x, y)
+        values.append(((y - fitted.predict(x)) ** 2).sum() / noise + 2 * (fitted.coef_ != 0).sum())
+    assert found.place is not None and values[found.place] == pytest.approx(min(values), abs=1e-2)
+
+
 def test_features_in_their_own_units_are_cross_validated_too() -> None:
     x, y = data("independent")
     strongest = strongest_penalty(x, y, 1.0, standardize=False)
