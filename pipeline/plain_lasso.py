@@ -235,8 +235,9 @@ def fit(gram: NDArray[np.object_], settings: Settings) -> Fit:
 
 def too_little_spread() -> str:
     return (
-        "over the matched records a column varies too little for its scale, or without an intercept lies too far from"
-        " zero: look with check for values far from the rest, declare a range, or subtract a constant"
+        "over the matched records, or with folds outside one of them, a column varies too little for its scale, or"
+        " without an intercept or for standard errors lies too far from zero: look with check for values far from the"
+        " rest, declare a range, subtract a constant, or agree on fewer folds"
     )
 
 
@@ -248,4 +249,7 @@ def dependent_features() -> str:
 
 
 def constant_outcome() -> str:
-    return "the outcome is the same in all matched records, so there is nothing to fit; choose another outcome"
+    return (
+        "the outcome is the same in all matched records, or in all outside one of the folds, so there is nothing to"
+        " fit; choose another outcome, or agree on fewer folds"
+    )

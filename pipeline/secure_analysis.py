@@ -437,6 +437,8 @@ class SecureAnalysis(SecureLasso):
         slopes = [Fraction(x, 1 << SLOPE_BITS) * _power(e - outcome) for x, e in zip(steps, features, strict=True)]
         constant = 0 if intercept is None else Fraction(intercept, self.n << SLOPE_BITS) * _power(-outcome)
         explained = min(Fraction(r2, ONE), Fraction(1))
+        if self.model.fit_intercept and not any(steps):  # the mean alone; what was opened is 0 up to noise
+            explained = Fraction(0)
         mse = (1 - explained) * variance
         coefficients = tuple(map(float, slopes))
         return Fit(iterations, coefficients, float(constant), float(explained), float(mse), self.hiding_bits)

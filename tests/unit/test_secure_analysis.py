@@ -281,6 +281,22 @@ def test_a_criterion_sees_small_differences_beside_a_large_mean_that_is_not_take
     assert found.place is not None and values[found.place] == pytest.approx(min(values), abs=1e-2)
 
 
+def test_a_model_of_nothing_explains_nothing() -> None:
+    """R² is opened with noise, which would show as a number of 1e-14 on either side of 0."""
+    x, y = data()
+    found = analysed(x, y, Model(2 * strongest_penalty(x, y, 1.0))).fits[0]
+    assert found.r2 == 0.0 and found.mse == pytest.approx(y.var(), rel=1e-7)
+
+
+def test_an_outcome_that_is_constant_outside_a_fold_is_refused_in_words_that_say_so() -> None:
+    x, y = table("independent", 60, 3)
+    y[:] = 1.0
+    y[0::3] = 2.0
+    with pytest.raises(Refused, match="outside one of the folds") as refusal:
+        analysed(x, y, Model(0.0, alphas=(0.5, 0.05), folds=3, rule="min"))
+    assert refusal.value.rule == "constant-outcome"
+
+
 def test_features_in_their_own_units_are_cross_validated_too() -> None:
     x, y = data("independent")
     strongest = strongest_penalty(x, y, 1.0, standardize=False)
