@@ -160,7 +160,9 @@ def solve(
         dual = u * rho
         iterations += phase.iterations
         free = (8 * tau <= tolerance) & (not positive)
-        b, support = polish(correlation, q, tau, free, z, support, phase)
+        b = z
+        for _ in range(phase.polishes):
+            b, support = polish(correlation, q, tau, free, b, support, phase)
         strict = tolerance / STRICTER if phase.has_large_ridge else tolerance
         if conditions_hold(correlation, q, tau, strict, b, support, positive):
             return b, iterations

@@ -754,7 +754,9 @@ class SecureLasso:
             z, u, support = await self.iterate(steps[phase.inverse_rho], z, u, threshold, phase)
             previous = phase
             iterations += phase.iterations
-            b, support = await self.polish(correlation, q, penalty, z << F - fraction_bits(phase), support, phase)
+            b = z << F - fraction_bits(phase)
+            for _ in range(phase.polishes):
+                b, support = await self.polish(correlation, q, penalty, b, support, phase)
             progress(iterations)
             tolerance = penalty.strict if phase.has_large_ridge else penalty.tolerance
             holds = await self.conditions_hold(correlation, q, penalty.tau, tolerance, b, support)

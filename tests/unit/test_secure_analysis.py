@@ -456,6 +456,17 @@ def test_singular_features_on_a_path_converge(kind: str) -> None:
     assert found.cross_validated.mean == pytest.approx(mean, rel=1e-4 if kind != "pairs" else 1e-6)
 
 
+@pytest.mark.parametrize("seed", [1, 5, 12])
+def test_the_first_late_phase_is_enough_for_copies_and_near_copies_in_all_folds(seed: int) -> None:
+    """One polish drops coefficients for their sign; without a second one, some fold or other needed longer phases."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((120, 6))
+    x[:, 3:] = 0.995 * x[:, :3] + 0.1 * x[:, 3:]
+    x[:, 1] = x[:, 0]
+    y = x[:, 0] - 0.6 * x[:, 4]
+    assert analysed(x, y, Model(0.0, alphas=grid(x, y, 5, 1e-5), folds=8, rule="min")).iterations <= 270
+
+
 def test_a_feature_that_does_not_vary_outside_one_fold_does_no_harm() -> None:
     x, y = table("independent", 60, 4)
     x[:, 1] = 0
