@@ -134,6 +134,9 @@ class Join:
     keys: Keys = "standard"  # what the other kind costs and gives is in `docs/threat-model.md`
 
 
+FACTOR_RANGE_BITS = 24  # of n_alphas: penalty factors above 0 are within 2^24 of one another
+
+
 @dataclass(frozen=True)
 class Model:
     """The parameters of the model; their meaning is in `docs/model.md`.

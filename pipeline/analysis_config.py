@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import TypeVar, cast, get_args
 
-from pipeline.agreement import Column, Gate, Model, ModelKind, Open, OpenedPart, RareLevels, Rule
+from pipeline.agreement import FACTOR_RANGE_BITS, Column, Gate, Model, ModelKind, Open, OpenedPart, RareLevels, Rule
 from pipeline.toml_reader import Table, nearest, or_default, repeated, shown
 
 MAX_ITERATIONS = 1_000_000
@@ -120,8 +120,11 @@ def _check_sequence(table: Table, model: Model, columns: Sequence[Column] | None
         table.fault("n_alphas", "needs standardize = true, for now; or list alphas")
     names = [] if columns is None else [name for column in columns for name in column.names]
     analysed = [name for name in names if not model.features or name in model.features]
-    if analysed and not any(model.factors(analysed)):
+    factors = [factor for factor in model.factors(analysed) if factor > 0]
+    if analysed and not factors:
         table.fault("n_alphas", "needs a feature whose penalty factor is above 0")
+    if factors and max(factors) > min(factors) * 2**FACTOR_RANGE_BITS:
+        table.fault("n_alphas", "needs penalty factors above 0 that differ by less than a factor of 16 million")
 
 
 def _selection(table: Table, kind: ModelKind, min_records: int) -> tuple[int, Rule | None]:

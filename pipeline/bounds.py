@@ -156,11 +156,11 @@ def masked_openings(features: int, max_iterations: int, problems: int = 1, group
     columns = features + 2
     steps = len(inversion_steps(2.0 ** -(RIDGE_BITS + 1), features + 1))
     inversion = steps * (columns**2 + columns * (columns + 1) // 2)
-    phases = sum(1 for _ in schedule(max_iterations, True))
+    polishes = sum(phase.polishes for phase in schedule(max_iterations, True, quick=False))
     preparation = groups * (8 * columns**2 + columns * 500 + 8 * inversion)
     iterations = 3 * columns * max_iterations
     selection = (problems // groups) ** 2 + 60 * problems
-    return preparation + problems * (iterations + phases * (inversion + 40 * columns)) + selection
+    return preparation + problems * (iterations + polishes * (inversion + 40 * columns)) + selection
 
 
 def smallest_tolerance(features: int) -> float:

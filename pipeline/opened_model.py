@@ -41,7 +41,8 @@ def notes(agreement: Agreement, analysis: Analysis) -> list[str]:
     if place is None:
         return []
     if place == 0 and agreement.model.n_alphas:
-        return ["The chosen penalty is the largest of the grid: no penalised feature helps to predict the outcome."]
+        little = " by more than one standard error" if agreement.model.rule == "1se" else ""
+        return [f"The chosen penalty is the largest of the grid: no penalised feature helps to predict{little}."]
     if place in (0, last):
         end, other = ("largest", "larger") if place == 0 else ("smallest", "smaller")
         return [f"The chosen penalty is the {end} of the grid; a {other} one may be better."]
@@ -64,15 +65,20 @@ def _cross_validation(agreement: Agreement, analysis: Analysis) -> CrossValidati
         by_rule = {model.rule: analysis.chosen_alpha if by_error else None}
         return CrossValidation(model.folds, alpha_min=by_rule.get("min"), alpha_1se=by_rule.get("1se"), r2=r2)
     least, near = smallest_and_near(found)
+    if analysis.place is not None:  # chosen before the errors were rounded
+        least, near = (analysis.place, near) if model.rule == "min" else (least, analysis.place)
     return CrossValidation(model.folds, alphas, found.mean, found.sd, alphas[least], alphas[near], found.r2)
 
 
 def smallest_and_near(found: CrossValidated) -> tuple[int, int]:
-    """The place of the least mean error, and that of the largest penalty within one standard error of it."""
+    """The place of the least mean error, and that of the largest penalty within one standard error of it; of equally
+    good ones the first.
+    """
     if found.mean is None or found.sd is None:
         raise LocalProtocolError("the errors of the folds were not opened")
-    least = min(range(len(found.mean)), key=lambda i: found.mean[i] if found.mean else 0.0)
-    limit = found.mean[least] + found.sd[least]
+    most = min(found.mean) + found.accuracy
+    least = next(i for i, mean in enumerate(found.mean) if mean <= most)
+    limit = most + found.sd[least]
     return least, next(i for i, mean in enumerate(found.mean) if mean <= limit)
 
 

@@ -160,7 +160,9 @@ def solve(
         dual = u * rho
         iterations += phase.iterations
         free = (8 * tau <= tolerance) & (not positive)
-        b, support = polish(correlation, q, tau, free, z, support, phase)
+        b = z
+        for _ in range(phase.polishes):
+            b, support = polish(correlation, q, tau, free, b, support, phase)
         strict = tolerance / STRICTER if phase.has_large_ridge else tolerance
         if conditions_hold(correlation, q, tau, strict, b, support, positive):
             return b, iterations
@@ -170,7 +172,10 @@ def solve(
 
 
 def not_converged(iterations: int) -> str:
-    return f"the fit has not converged within {iterations} iterations; agree on more of them or on a larger alpha"
+    return (
+        f"the fit has not converged within {iterations} iterations, which happens where features are dependent and a"
+        " penalty is small; agree on a larger max_iterations, larger penalties or fewer features"
+    )
 
 
 def polish(
@@ -232,8 +237,9 @@ def fit(gram: NDArray[np.object_], settings: Settings) -> Fit:
 
 def too_little_spread() -> str:
     return (
-        "over the matched records a column varies too little for its scale, or without an intercept lies too far from"
-        " zero: look with check for values far from the rest, declare a range, or subtract a constant"
+        "over the matched records, or with folds outside one of them, a column varies too little for its scale, or"
+        " without an intercept or for standard errors lies too far from zero: look with check for values far from the"
+        " rest, declare a range, subtract a constant, or agree on fewer folds"
     )
 
 
@@ -245,4 +251,7 @@ def dependent_features() -> str:
 
 
 def constant_outcome() -> str:
-    return "the outcome is the same in all matched records, so there is nothing to fit; choose another outcome"
+    return (
+        "the outcome is the same in all matched records, or in all outside one of the folds, so there is nothing to"
+        " fit; choose another outcome, or agree on fewer folds"
+    )

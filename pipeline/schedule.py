@@ -32,12 +32,15 @@ class Phase:
     ridge_bits : the polish adds 2^-ridge_bits to the diagonal. The early ones have a large ridge, which costs few steps
         of the inversion and suits most studies.
     refinements : that take the effect of the ridge out again.
+    polishes : one after another. The second solves without what the first has dropped for its sign; it is of use where
+        features are dependent, which is what late phases are for.
     """
 
     inverse_rho: int
     iterations: int
     ridge_bits: int = RIDGE_BITS
     refinements: int = 6
+    polishes: int = 1
 
     @property
     def has_large_ridge(self) -> bool:
@@ -64,7 +67,7 @@ def schedule(max_iterations: int, fit_intercept: bool, quick: bool = True) -> It
             if quick and early:
                 yield Phase(inverse_rho, iterations, COARSE_RIDGE_BITS, MANY_REFINEMENTS if done else Phase.refinements)
             else:
-                yield Phase(inverse_rho, iterations)
+                yield Phase(inverse_rho, iterations, polishes=2 if done else 1)
             done += iterations
             if done == max_iterations:
                 return

@@ -67,11 +67,14 @@ class Fit:
 class CrossValidated:
     """Mean squared errors in held-out folds, on the scale of the outcome, for each penalty; `r2` of the chosen one.
     Each only if it was opened.
+
+    accuracy : means that differ by less may be equal.
     """
 
     mean: tuple[float, ...] | None
     sd: tuple[float, ...] | None
     r2: float | None
+    accuracy: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -385,7 +388,8 @@ class SecureAnalysis(SecureLasso):
             sd = tuple(float(variance) * math.sqrt(max(0, x) / 2**SPREAD_BITS) for x in signed["spread of errors"])
         if "cross-validated r2" in signed:
             r2 = 1 - signed["cross-validated r2"][0] / 2**ERROR_BITS
-        return CrossValidated(mean, sd, r2)
+        accuracy = float(variance) * 2.0 ** (ERROR_NOISE_BITS + 2 - ERROR_BITS)
+        return CrossValidated(mean, sd, r2, accuracy)
 
     def opened_standard_errors(
         self, signed: Mapping[str, Sequence[int]], fitted: Fit, variance: Fraction
@@ -434,6 +438,8 @@ class SecureAnalysis(SecureLasso):
         slopes = [Fraction(x, 1 << SLOPE_BITS) * _power(e - outcome) for x, e in zip(steps, features, strict=True)]
         constant = 0 if intercept is None else Fraction(intercept, self.n << SLOPE_BITS) * _power(-outcome)
         explained = min(Fraction(r2, ONE), Fraction(1))
+        if self.model.fit_intercept and not any(steps):  # the mean alone; what was opened is 0 up to noise
+            explained = Fraction(0)
         mse = (1 - explained) * variance
         coefficients = tuple(map(float, slopes))
         return Fit(iterations, coefficients, float(constant), float(explained), float(mse), self.hiding_bits)

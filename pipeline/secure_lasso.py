@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import plain_lasso, secure_gate
+from pipeline.agreement import FACTOR_RANGE_BITS
 from pipeline.bounds import (
     COARSE_BITS,
     COEFFICIENT_BITS,
@@ -42,6 +43,7 @@ from pipeline.bounds import (
     MEAN_TO_SPREAD_BITS,
     OUTCOME_SPREAD_BITS,
     POLISH_BITS,
+    R2_BITS,
     RANK_BITS,
     RATIO_BITS,
     RESTART_BITS,
@@ -66,10 +68,9 @@ from pipeline.share_convert import GramShare, fold_sizes
 ONE = 1 << F
 GRADIENT_BITS = 4  # of correlations with what is left of the outcome
 NORM_RATIO_BITS = 12  # norms of the outcome in two groups, which the demand on held-out records keeps near each other
-QUADRATIC_BITS = 30  # of a secret quadratic penalty, and of the factors it is multiplied by
-QUADRATIC_FACTOR_BITS = 10
+QUADRATIC_BITS = 40  # of a secret quadratic penalty
 ROOT_BITS = 40  # fractional bits of one plus it
-FACTOR_RANGE_BITS = 24  # penalty factors beyond 2^24 times the smallest count as that
+LARGEST_MARGIN = 1 << F - R2_BITS + 1  # so that the largest penalty removes everything, and is above 0, up to noise
 ROUGH = 2.0**-12  # accuracy of a rough inverse, before it is refined
 
 
@@ -484,14 +485,14 @@ class SecureLasso:
         )
         unit = await mpc.product(selected, root, F, 2 * F + QUADRATIC_BITS + 4)
         unit = await mpc.product(unit, largest, F, 2 * F + QUADRATIC_BITS + GRADIENT_BITS + 4)
-        relative = np.minimum(np.array(self.factors) / self.problem.least_factor, 2.0**QUADRATIC_FACTOR_BITS)
-        multiples = np.array(self.problem.multiples(self.n))[:, None] * relative
+        multiples = np.array(self.problem.multiples(self.n))[:, None] * self.relative_factors
         distinct, where = np.unique(multiples, return_inverse=True)
-        bits = QUADRATIC_BITS + QUADRATIC_FACTOR_BITS + GRADIENT_BITS + 6
+        bits = QUADRATIC_BITS + FACTOR_RANGE_BITS + GRADIENT_BITS + 6
         public = mpc.public([fixed(value, ROOT_BITS) for value in distinct.tolist()])
         added = await mpc.truncate(unit * public, F, F + ROOT_BITS + bits)
         whole = added + (1 << ROOT_BITS)
-        size = await scale(mpc, whole, ROOT_BITS + bits + (ROOT_BITS + bits) % 2, ROOT_BITS // 2)
+        lowest = ROOT_BITS // 2 - 1  # what is added may be 0, and below it by rounding
+        size = await scale(mpc, whole, ROOT_BITS + bits + (ROOT_BITS + bits) % 2, lowest)
         powers = [1 << max(0, F + ROOT_BITS // 2 - 1 - place) for place in range(size.places)]
         power = (size.one_hot @ mpc.public(powers).reshape(-1, 1)).reshape(-1)
         roots = await mpc.product(await rsqrt(mpc, size.mantissa), power, F, 2 * F + 8)
@@ -558,7 +559,7 @@ class SecureLasso:
         scaled = await mpc.truncate(gradient[penalised] * inverse, F, 2 * F + GRADIENT_BITS + 2)
         signs = await mpc.nonnegative(scaled, F + GRADIENT_BITS + 4)
         sizes = await mpc.reduce(scaled * (signs if self.model.positive else signs * 2 - 1))
-        return await largest(mpc, sizes, F + GRADIENT_BITS + 4)
+        return await largest(mpc, sizes, F + GRADIENT_BITS + 4) + LARGEST_MARGIN
 
     async def gradient_without_penalised(self, standardised: Standardised, penalised: Sequence[int]) -> Shares:
         """q - R b of all records, b fitted to the features that no penalty moves."""
@@ -572,12 +573,17 @@ class SecureLasso:
         b = await self.solve_on(correlation, q, nothing, nothing, Support(support, nothing), phase)
         return q[0] - (await mpc.truncate(b @ correlation, F, 2 * F + polish_bits(d)))[0, 0]
 
+    @property
+    def relative_factors(self) -> Any:
+        """Penalty factors of a secret grid, which is one of the penalties of the smallest of them."""
+        return np.array(self.factors) / self.problem.least_factor
+
     async def multiples_of(self, largest: Shares, sizes: Sizes) -> Shares:
         """tau of a secret grid in each group. Penalties are in units of the outcome, tau in those of its norm there."""
         mpc = self.mpc
         ratio = await self.norm_ratio(sizes)
         of_groups = await mpc.product(largest, ratio, F, 2 * F + NORM_RATIO_BITS + GRADIENT_BITS + 2)
-        relative = np.minimum(np.array(self.factors) / self.problem.least_factor, 2.0**FACTOR_RANGE_BITS)
+        relative = self.relative_factors
         factors = np.array(self.problem.multiples(self.n))[:, None] * relative
         public = mpc.public([[fixed(value) for value in row] for row in factors.tolist()])
         bits = NORM_RATIO_BITS + GRADIENT_BITS + FACTOR_RANGE_BITS + 4
@@ -748,7 +754,9 @@ class SecureLasso:
             z, u, support = await self.iterate(steps[phase.inverse_rho], z, u, threshold, phase)
             previous = phase
             iterations += phase.iterations
-            b, support = await self.polish(correlation, q, penalty, z << F - fraction_bits(phase), support, phase)
+            b = z << F - fraction_bits(phase)
+            for _ in range(phase.polishes):
+                b, support = await self.polish(correlation, q, penalty, b, support, phase)
             progress(iterations)
             tolerance = penalty.strict if phase.has_large_ridge else penalty.tolerance
             holds = await self.conditions_hold(correlation, q, penalty.tau, tolerance, b, support)

@@ -30,6 +30,9 @@ MEAN_BITS = 44  # of the inverse of the number of records
 SPREAD_BITS = 60  # fractional bits of variances of mean errors
 WIDE_BITS = 64  # the same before the division
 INVERSE_BITS = 32  # of the number they are divided by
+CRITERION_BITS = 56  # fractional bits of a criterion: without an intercept it is per square of the outcome's norm
+# What is worse by so many units in the last place, for each place it comes before, counts as equal.
+EQUAL_ERRORS, EQUAL_CRITERIA = 256, 8
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ async def choose_by_error(lasso: SecureLasso, errors: Errors) -> Choice:
     error is at most that plus its standard error.
     """
     mpc, mean = lasso.mpc, errors.mean
-    least = await first_smallest(mpc, mean, E + LARGEST_ERROR + 2)
+    least = await first_of_smallest(mpc, mean, E + LARGEST_ERROR + 2, EQUAL_ERRORS)
     best = await mpc.reduce(stacked_choice(least, errors))
     if lasso.model.rule != "1se":
         return Choice(least, best[-1:])
@@ -116,6 +119,12 @@ async def choose_by_error(lasso: SecureLasso, errors: Errors) -> Choice:
     near = await mpc.nonnegative(variance - (excess * excess).carried() * scale, bits)
     one_hot = await first_of(mpc, near)
     return Choice(one_hot, (await mpc.reduce((one_hot * mean).sum().reshape(1))))
+
+
+async def first_of_smallest(mpc: Arithmetic, values: Shares, bits: int, equal: int) -> Shares:
+    """`first_smallest`, with numbers that differ by no more than rounding taken as equal."""
+    handicaps = mpc.public(np.arange(len(values), dtype=np.int64) * equal)
+    return await first_smallest(mpc, values + handicaps, bits)
 
 
 def stacked_choice(one_hot: Shares, errors: Errors) -> Shares:
@@ -170,8 +179,8 @@ async def choose_by_criterion(
     weight = 2.0 if lasso.model.rule == "aic" else math.log(n)
     noise = await mpc.truncate(everything * fixed(Fraction(weight) / freedom, E), E, F + E + 8)
     total = unexplained + active.sum() * noise  # divided by n, times sigma^2
-    values = await mpc.truncate(total, F - E, F + d.bit_length() + 10)
-    return Choice(await first_smallest(mpc, values, E + d.bit_length() + 10), None)
+    values = await mpc.truncate(total, F - CRITERION_BITS, F + d.bit_length() + 10)
+    return Choice(await first_of_smallest(mpc, values, CRITERION_BITS + d.bit_length() + 10, EQUAL_CRITERIA), None)
 
 
 async def least_squares(lasso: SecureLasso, standardised: Standardised) -> Shares:

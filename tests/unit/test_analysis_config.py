@@ -76,6 +76,10 @@ def test_what_is_not_given_has_the_default_of_the_agreement() -> None:
             | {"penalty_factors": {"insurer.income": 0}},
             "n_alphas needs a feature whose penalty factor is above 0",
         ),
+        (
+            {"alpha": None, "n_alphas": 9, "folds": 5, "penalty_factors": {"hospital.age": 1e-8}},
+            "n_alphas needs penalty factors above 0 that differ by less than a factor of 16 million",
+        ),
         # several penalties of a kind that is for standardised features only
         (SEVERAL | {"kind": "ridge", "fit_intercept": False}, 'kind "ridge" needs standardize = true and fit_interc'),
         (SEVERAL | ELASTIC | {"standardize": False}, 'kind "elastic-net" needs standardize = true and fit_interc'),

@@ -189,12 +189,22 @@ def test_a_grid_begins_with_the_smallest_penalty_that_removes_everything_penalis
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e5])
-@pytest.mark.parametrize("factors", [(), (0.0, 1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 0.5)])
+@pytest.mark.parametrize(
+    "factors",
+    [
+        (),
+        (0.0, 1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 0.5),
+        (1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0),
+        (1e-4, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
+        (1e-6, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0),
+    ],
+)
 def test_an_elastic_net_has_a_grid_too(scale: float, factors: tuple[float, ...]) -> None:
     """The quadratic part does not scale with the outcome, so its size is secret as well."""
     x, y = data()
     y = y * scale
-    model = Model(0.0, "elastic-net", 0.4, n_alphas=4, alpha_min_ratio=0.01, folds=3, rule="min")
+    model = Model(0.0, "elastic-net", 0.4, n_alphas=4, alpha_min_ratio=1e-4 if 1e-4 in factors else 0.01)
+    model = replace(model, folds=3, rule="min")
     found = analysed(x, y, model, factors=factors, opened=Open(model="path", cv_curve=True))
     assert found.alphas is not None and found.cross_validated is not None
     scaled = StandardScaler().fit_transform(x)
@@ -211,6 +221,80 @@ def test_an_elastic_net_has_a_grid_too(scale: float, factors: tuple[float, ...])
         limit = alpha * 0.4 * weights
         assert (np.abs(gradient) <= limit + 2e-6 * y.std()).all()
         assert gradient[ours != 0] == pytest.approx((limit * np.sign(ours))[ours != 0], abs=2e-6 * y.std())
+
+
+def test_a_large_outcome_does_not_cut_the_quadratic_part_of_a_grid() -> None:
+    x, y = data("independent")
+    y = y * 1e7
+    found = analysed(x, y, Model(0.0, "elastic-net", 0.02, n_alphas=3, folds=2, rule="min"), opened=Open(model="path"))
+    scaled = StandardScaler().fit_transform(x)
+    weakest = np.array(found.fits[-1].coefficients) * x.std(0) / y.std()
+    expected = ElasticNet((found.alphas or ())[-1], l1_ratio=0.02, tol=1e-14, max_iter=10**6).fit(scaled, y)
+    assert weakest == pytest.approx(expected.coef_ / y.std(), abs=1e-9)
+    assert np.abs(weakest).max() > 1e-7
+
+
+@pytest.mark.parametrize("kind", ["lasso", "elastic-net"])
+@pytest.mark.parametrize("case", ["positive", "constant", "explained"])
+def test_a_grid_with_nothing_to_remove_has_tiny_penalties_above_zero(kind: Any, case: str) -> None:
+    x, y = data("independent")
+    factors, positive = (), False
+    match case:
+        case "positive":
+            y = -np.abs(x / x.std(0)).sum(1)
+            x, positive = np.abs(x), True
+        case "constant":
+            x[:] = 1.0
+        case "explained":
+            y, factors = 2 * x[:, 0], (0.0, *[1.0] * 7)
+    model = Model(0.0, kind, 1.0 if kind == "lasso" else 0.5, positive=positive, n_alphas=5, folds=3, rule="min")
+    found = analysed(x, y, model, factors=factors, opened=Open(model="path", cv_curve=True))
+    assert found.alphas is not None and found.place == 0
+    assert all(0 < alpha < 1e-10 * y.std() for alpha in found.alphas)
+    for fit in found.fits:
+        assert case == "explained" or not any(fit.coefficients or (1.0,))
+        assert fit.r2 == pytest.approx(float(case == "explained"), abs=1e-10)
+
+
+@pytest.mark.parametrize("rule", ["min", "1se", "bic"])
+def test_of_equally_good_penalties_the_largest_is_chosen(rule: Any) -> None:
+    """All remove everything, and differ by rounding only."""
+    x, y = table("independent", 90, 6)
+    y = np.random.default_rng(3).standard_normal(90)
+    model = Model(0.0, alphas=tuple(range(29, 9, -1)), rule=rule, folds=0 if rule == "bic" else 5)
+    found = analysed(x, y, model, opened=Open(cv_curve=rule != "bic"))
+    assert found.place == 0
+
+
+@pytest.mark.parametrize("mean", [100.0, 10000.0])
+def test_a_criterion_sees_small_differences_beside_a_large_mean_that_is_not_taken_off(mean: float) -> None:
+    rng = np.random.default_rng(5)
+    x = rng.normal((1000.0, 0, 0, 0), 1.0, (80, 4))
+    y = x @ [mean / 1000, 0.5, 0.3, 0] + rng.standard_normal(80)
+    alphas = tuple(np.geomspace(2.0, 1e-3, 30).tolist())
+    found = analysed(x, y, Model(0.0, alphas=alphas, rule="aic", fit_intercept=False, standardize=False))
+    noise = ((y - x @ np.linalg.lstsq(x, y, rcond=None)[0]) ** 2).sum() / 76
+    values = []
+    for alpha in alphas:
+        fitted = Lasso(alpha, fit_intercept=False, tol=1e-14, max_iter=10**6).fit(x, y)
+        values.append(((y - fitted.predict(x)) ** 2).sum() / noise + 2 * (fitted.coef_ != 0).sum())
+    assert found.place is not None and values[found.place] == pytest.approx(min(values), abs=1e-2)
+
+
+def test_a_model_of_nothing_explains_nothing() -> None:
+    """R² is opened with noise, which would show as a number of 1e-14 on either side of 0."""
+    x, y = data()
+    found = analysed(x, y, Model(2 * strongest_penalty(x, y, 1.0))).fits[0]
+    assert found.r2 == 0.0 and found.mse == pytest.approx(y.var(), rel=1e-7)
+
+
+def test_an_outcome_that_is_constant_outside_a_fold_is_refused_in_words_that_say_so() -> None:
+    x, y = table("independent", 60, 3)
+    y[:] = 1.0
+    y[0::3] = 2.0
+    with pytest.raises(Refused, match="outside one of the folds") as refusal:
+        analysed(x, y, Model(0.0, alphas=(0.5, 0.05), folds=3, rule="min"))
+    assert refusal.value.rule == "constant-outcome"
 
 
 def test_features_in_their_own_units_are_cross_validated_too() -> None:
@@ -370,6 +454,17 @@ def test_singular_features_on_a_path_converge(kind: str) -> None:
     mean, _ = curve(x, y, model, alphas)
     assert found.cross_validated is not None
     assert found.cross_validated.mean == pytest.approx(mean, rel=1e-4 if kind != "pairs" else 1e-6)
+
+
+@pytest.mark.parametrize("seed", [1, 5, 12])
+def test_the_first_late_phase_is_enough_for_copies_and_near_copies_in_all_folds(seed: int) -> None:
+    """One polish drops coefficients for their sign; without a second one, some fold or other needed longer phases."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((120, 6))
+    x[:, 3:] = 0.995 * x[:, :3] + 0.1 * x[:, 3:]
+    x[:, 1] = x[:, 0]
+    y = x[:, 0] - 0.6 * x[:, 4]
+    assert analysed(x, y, Model(0.0, alphas=grid(x, y, 5, 1e-5), folds=8, rule="min")).iterations <= 270
 
 
 def test_a_feature_that_does_not_vary_outside_one_fold_does_no_harm() -> None:
