@@ -124,6 +124,7 @@ async def analyse(
         max_iterations=model.max_iterations,
         problems=problem.groups * problem.choices,
         groups=problem.groups,
+        systems=problem.systems,
         analyses=problem.analyses,
     )
     mpc = Arithmetic(runtime, sizes.solver_field, sizes.statistical_bits)
