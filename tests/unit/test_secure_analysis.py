@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.agreement import Gate, Model, Open
-from pipeline.bounds import plan
+from pipeline.bounds import masked_openings, plan
 from pipeline.errors import Refused
 from pipeline.field import FIELD_127
 from pipeline.problem import Problem
@@ -43,12 +43,21 @@ def prepared(x: Any, y: Any, model: Model, **settings: Any) -> SecureAnalysis:
         max_iterations=model.max_iterations,
         problems=problem.groups * problem.choices,
         groups=problem.groups,
+        systems=problem.systems,
     )
     return SecureAnalysis(ClearArithmetic(sizes.solver_field, sizes.statistical_bits), sizes, gram, problem)
 
 
 def analysed(x: Any, y: Any, model: Model, **settings: Any) -> Analysis:
-    return asyncio.run(prepared(x, y, model, **settings).fit(lambda _: None))
+    """What it finds; it opens no more under masks than is planned for."""
+    analysis = prepared(x, y, model, **settings)
+    found = asyncio.run(analysis.fit(lambda _: None))
+    problem = analysis.problem
+    problems = problem.groups * problem.choices
+    assert analysis.mpc.opened.masked <= masked_openings(
+        problem.features, model.max_iterations, problems, problem.groups, problem.systems
+    )
+    return found
 
 
 def data(kind: str = "neighbours", n: int = 120, d: int = 8) -> tuple[Any, Any]:
@@ -391,3 +400,13 @@ def test_a_fold_that_is_nothing_like_the_rest_is_refused() -> None:
     with pytest.raises(Refused) as refusal:
         analysed(x, y, Model(0.0, alphas=(0.5, 0.05), folds=3, rule="min"))
     assert refusal.value.rule == "spread"
+
+
+@pytest.mark.parametrize("mean", [30.0, 3e3, 1e4])
+def test_the_rule_on_r2_holds_for_a_model_far_worse_than_the_mean(mean: float) -> None:
+    x, y = table("independent", 120, 3)
+    y = y / y.std() + mean
+    model = Model(1e300, fit_intercept=False)
+    found = analysed(x, y, model, gate=Gate(None, None, None, "refuse", 0.999)).fits[0]
+    assert found.coefficients == (0.0,) * 3
+    assert found.r2 == pytest.approx(-((y.mean() / y.std()) ** 2), rel=1e-8)
