@@ -531,7 +531,8 @@ class SecureLasso:
         margins = [(relative + floor) * fixed(MARGIN), relative * fixed(MARGIN / STRICTER) + floor * fixed(MARGIN)]
         both = await mpc.truncate(stack(margins), F, 2 * F + 8)
         tolerance, strict = both[0].broadcast(*shape), both[1].broadcast(*shape)
-        sign_is_free = await mpc.nonnegative(tolerance - tau * 8, F + 10)
+        # Where the outcome varies far less outside a fold, tau there is larger by as much.
+        sign_is_free = await mpc.nonnegative(tolerance - tau * 8, F + NORM_RATIO_BITS + GRADIENT_BITS + 6)
         return Penalty(tau, tolerance, strict, sign_is_free, largest)
 
     async def public_penalties(self, sizes: Sizes) -> Shares:

@@ -410,3 +410,13 @@ def test_the_rule_on_r2_holds_for_a_model_far_worse_than_the_mean(mean: float) -
     found = analysed(x, y, model, gate=Gate(None, None, None, "refuse", 0.999)).fits[0]
     assert found.coefficients == (0.0,) * 3
     assert found.r2 == pytest.approx(-((y.mean() / y.std()) ** 2), rel=1e-8)
+
+
+@pytest.mark.parametrize("records", [40, 2000])
+def test_an_outcome_that_varies_almost_only_in_one_fold_keeps_within_the_bounds(records: int) -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.standard_normal((records, 2)), rng.standard_normal(records)
+    x[::2, 0] *= 180
+    y[::2] = x[::2, 0]
+    model = Model(0.0, n_alphas=3, alpha_min_ratio=0.1, folds=2, rule="min")
+    assert analysed(x, y, model, gate=NO_GATE).place is not None
