@@ -204,7 +204,8 @@ class SecureLasso:
     def _roots(self, penalties: Sequence[float]) -> Any:
         """What features are scaled by after the quadratic part of the penalty has gone into R, (1 + that)^(-1/2)."""
         added = np.array([plain_lasso.ridge(alpha, self.model.l1_ratio, self.factors) for alpha in penalties])
-        return (1 + added) ** -0.5 if added.any() else np.ones((1, self.d))
+        roots: Any = (1 + added) ** -0.5
+        return roots if (roots != 1).any() else np.ones((1, self.d))
 
     async def solution(self, progress: Callable[[int], None]) -> tuple[Moments, Standardised, Penalty, Path]:
         """Everything up to the coefficients; raises Refused, at all parties alike."""
@@ -491,7 +492,8 @@ class SecureLasso:
         public = mpc.public([fixed(value, ROOT_BITS) for value in distinct.tolist()])
         added = await mpc.truncate(unit * public, F, F + ROOT_BITS + bits)
         whole = added + (1 << ROOT_BITS)
-        size = await scale(mpc, whole, ROOT_BITS + bits + (ROOT_BITS + bits) % 2, ROOT_BITS // 2)
+        lowest = ROOT_BITS // 2 - 1  # a place below that of 1, where rounding may bring what nothing is added to
+        size = await scale(mpc, whole, ROOT_BITS + bits + (ROOT_BITS + bits) % 2, lowest)
         powers = [1 << max(0, F + ROOT_BITS // 2 - 1 - place) for place in range(size.places)]
         power = (size.one_hot @ mpc.public(powers).reshape(-1, 1)).reshape(-1)
         roots = await mpc.product(await rsqrt(mpc, size.mantissa), power, F, 2 * F + 8)

@@ -420,3 +420,23 @@ def test_an_outcome_that_varies_almost_only_in_one_fold_keeps_within_the_bounds(
     y[::2] = x[::2, 0]
     model = Model(0.0, n_alphas=3, alpha_min_ratio=0.1, folds=2, rule="min")
     assert analysed(x, y, model, gate=NO_GATE).place is not None
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_feature_without_a_penalty_stays_in_the_models_of_a_secret_grid(seed: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 3))
+    y = x @ [1.0, 0.5, 0.3] + 0.1 * rng.standard_normal(200)
+    model = Model(0.0, "elastic-net", 0.5, n_alphas=3, alpha_min_ratio=0.1, folds=2, rule="min")
+    analysis = prepared(x, y, model, factors=(0.0, 1.0, 1.0), gate=NO_GATE)
+    analysis.mpc = ClearArithmetic(analysis.mpc.field, analysis.mpc.statistical_bits, seed)
+    found = asyncio.run(analysis.fit(lambda _: None)).fits[0]
+    assert found.coefficients is not None and found.coefficients[0] > 0.9
+
+
+def test_quadratic_penalties_too_small_to_be_seen_are_none() -> None:
+    x, y = data()
+    alphas = (1e-8, 1e-9)
+    model = Model(0.0, "elastic-net", 1 - 1e-9, alphas=alphas, folds=3, rule="min")
+    found = analysed(x, y, model).fits[0]
+    assert found.coefficients == pytest.approx(analysed(x, y, Model(1e-8)).fits[0].coefficients, abs=1e-6 * y.std())
