@@ -440,3 +440,41 @@ def test_quadratic_penalties_too_small_to_be_seen_are_none() -> None:
     model = Model(0.0, "elastic-net", 1 - 1e-9, alphas=alphas, folds=3, rule="min")
     found = analysed(x, y, model).fits[0]
     assert found.coefficients == pytest.approx(analysed(x, y, Model(1e-8)).fits[0].coefficients, abs=1e-6 * y.std())
+
+
+def test_last_digits_of_r2_do_not_tell_how_far_the_outcome_is_from_zero() -> None:
+    x, y = table("independent", 120, 3)
+    analysis = prepared(x, y / y.std() + 1e4, Model(0.1, fit_intercept=False))
+
+    async def unexplained() -> list[int]:
+        sizes = (await analysis.standardise(await analysis.moments())).sizes.of_group(0)
+        shares = analysis.mpc.public([3**k for k in range(20)])
+        return (await analysis.per_variance(shares, sizes)).integers().tolist()
+
+    steps = np.array(asyncio.run(unexplained()), dtype=object)
+    assert len({int(step) % (1 << 20) for step in steps}) == len(steps)
+
+
+def opened(analysis: SecureAnalysis) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    take = analysis.mpc.runtime.open_to_controllers
+
+    async def open_to_controllers(shares: Any, controllers: Any) -> Any:
+        found.update(await take(shares, controllers))
+        return found
+
+    analysis.mpc.runtime.open_to_controllers = open_to_controllers  # type: ignore[method-assign]
+    asyncio.run(analysis.fit(lambda _: None))
+    return found
+
+
+def test_the_noise_of_numbers_opened_again_is_not_fresh() -> None:
+    x, y = data()
+    model = Model(0.0, alphas=tuple(0.1 * 1.0000000001**k for k in reversed(range(40))), folds=3, rule="min")
+    analysis = prepared(x, y, model, opened=Open(model="path", cv_curve=True, table1=True))
+    drawn: dict[str, Any] = {}
+    noise = analysis.mpc.noise
+    analysis.mpc.noise = lambda count, bits, purpose: drawn.setdefault(purpose, noise(count, bits, purpose))  # type: ignore[method-assign]
+    found = opened(analysis)
+    assert found["variances"][8] == found["variance of the outcome"][0]
+    assert {f"{name} of all" for name in ("intercept", "r2", "errors", "spread")} <= drawn.keys()
