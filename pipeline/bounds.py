@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pipeline.agreement import Agreement
 from pipeline.errors import RangeError
 from pipeline.field import FIELD_127, FIELD_191, FIELD_254, PrimeField
-from pipeline.schedule import COARSE_RIDGE_BITS, RIDGE_BITS, inversion_steps, schedule
+from pipeline.schedule import COARSE_RIDGE_BITS, INVERSE_RHOS, RIDGE_BITS, inversion_steps, schedule
 
 HIDING_BITS = 40  # the distances of all openings of all analyses of a join sum to at most 2^-40
 RANGE_BITS = 2  # a mask is below 2^RANGE_BITS times the range of its largest part
@@ -68,11 +68,13 @@ def plan(
     max_iterations: int,
     problems: int = 1,
     groups: int = 1,
+    systems: int = 1,
     analyses: int = 1,
 ) -> Plan:
     """Return the sizes for a study; raises RangeError when no field is large enough.
 
-    problems : fits that run together, with penalties of their own; groups : sets of records they are fitted to.
+    problems : fits that run together, with penalties of their own; groups : sets of records they are fitted to;
+        systems : matrices they are fitted with, more than groups where penalties have a quadratic part.
     analyses : that are admitted of the same shares; the openings of all of them together are hidden.
     """
     size = max(1, records).bit_length()
@@ -80,7 +82,7 @@ def plan(
         raise RangeError("the numbers of this study could overflow: fewer records are needed")
     offsets = offset_bits(fit_intercept)
     square_bits = 2 * (size + (VALUE_BITS if fit_intercept else offsets + 1))
-    openings = analyses * masked_openings(features, max_iterations, problems, groups)
+    openings = analyses * masked_openings(features, max_iterations, problems, groups, systems)
     statistical_bits = HIDING_BITS + openings.bit_length()
     held_out = HELD_OUT_BITS + size if groups > 1 else 0
     largest = max(square_bits + held_out + 2, largest_operation(features))
@@ -100,6 +102,7 @@ def plan_of(agreement: Agreement, records: int) -> Plan:
         max_iterations=model.max_iterations,
         problems=groups * model.problems,
         groups=groups,
+        systems=groups * (1 if model.l1_ratio == 1 else model.problems),
         analyses=agreement.analyses,
     )
 
@@ -137,12 +140,11 @@ def offset_bits(fit_intercept: bool) -> int:
 def polish_bits(features: int) -> int:
     """Bits, with sign, of a row of a matrix of correlations times an iterate of the polish, beyond fractional ones.
 
-    Where the support is not the right one, its equations may have no solution near: the right side is off by up to the
-    threshold in each entry, the inverse has entries up to 2^RIDGE_BITS, and each of six refinements may add that much,
-    in all 2^33 times the root of the features.
+    Where the support is not the right one, its equations may have no solution near. The right side is off by up to the
+    threshold in each entry, below 4 root d in norm; the inverse's norm is below 2^RIDGE_BITS; each of six refinements
+    of two polishes may add that much; and a row of correlations has at most the norm root d: in all 2^34 d.
     """
-    size = features.bit_length()
-    return 34 + (size + 1) // 2 + size + 3
+    return 37 + features.bit_length()
 
 
 def largest_operation(features: int) -> int:
@@ -151,16 +153,18 @@ def largest_operation(features: int) -> int:
     return max(2 * FRACTIONAL_BITS + polish_bits(features) + 2, slope + 1)
 
 
-def masked_openings(features: int, max_iterations: int, problems: int = 1, groups: int = 1) -> int:
+def masked_openings(features: int, max_iterations: int, problems: int = 1, groups: int = 1, systems: int = 1) -> int:
     """An upper bound on the field elements opened under a statistical mask in one run; arguments as for `plan`."""
     columns = features + 2
     steps = len(inversion_steps(2.0 ** -(RIDGE_BITS + 1), features + 1))
     inversion = steps * (columns**2 + columns * (columns + 1) // 2)
     polishes = sum(phase.polishes for phase in schedule(max_iterations, True, quick=False))
     preparation = groups * (8 * columns**2 + columns * 500 + 8 * inversion)
+    # Of each further system the matrices of the iterations, one for each rho, and a secret penalty's square roots.
+    matrices = max(0, systems - groups) * (min(polishes, len(INVERSE_RHOS)) * inversion + 60 * columns)
     iterations = 3 * columns * max_iterations
     selection = (problems // groups) ** 2 + 60 * problems
-    return preparation + problems * (iterations + polishes * (inversion + 40 * columns)) + selection
+    return preparation + matrices + problems * (iterations + polishes * (inversion + 40 * columns)) + selection
 
 
 def smallest_tolerance(features: int) -> float:

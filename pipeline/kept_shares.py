@@ -16,6 +16,7 @@ uniform. The folders of two parties together hold the table.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import math
@@ -206,12 +207,13 @@ class NewShares:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)
-            self.content.link(folder / about.file)
-            (folder / about.file).chmod(0o600)
-            _write_about(folder, about)
-            for path in folder.iterdir():
-                if path.name not in (about.file, ABOUT):
-                    _destroy_file(path)
+            with _alone(folder):
+                self.content.link(folder / about.file)
+                (folder / about.file).chmod(0o600)
+                _write_about(folder, about)
+                for path in folder.iterdir():
+                    if path.name not in (about.file, ABOUT):
+                        _destroy_file(path)
         except OSError as error:
             raise _not_written(folder, error) from error
         return about
@@ -231,6 +233,21 @@ def _write_about(folder: Path, about: About) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     _sync_folder(folder)
+
+
+def _counts(about: About) -> tuple[int, int]:
+    return about.analyses, about.opened
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other session of this party is in here meanwhile."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -269,10 +286,17 @@ class KeptShares:
         return self.about.statement
 
     def count(self, statement: Statement) -> About:
-        """Write these counts down; on the disk when this returns. Raises ConfigError."""
+        """Write these counts down; on the disk when this returns.
+
+        Raises ConfigError; SharesMissing if another session has counted an analysis meanwhile, or joined anew.
+        """
         folder, about = self.output / FOLDER, self.about.counted(statement)
         try:
-            _write_about(folder, about)
+            with _alone(folder):
+                now = _read_about(self.output)
+                if now is None or now.join != about.join or _counts(now) >= _counts(about):
+                    raise SharesMissing(f"the shares in {folder} were used by another session meanwhile; start again")
+                _write_about(folder, about)
         except OSError as error:
             raise _not_written(folder, error) from error
         return about

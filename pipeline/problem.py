@@ -87,6 +87,13 @@ class Problem:
         return 1 + self.folds
 
     @property
+    def systems(self) -> int:
+        """How many matrices of correlations there are at most: one of each group, or, where the penalty has a quadratic
+        part, one for each penalty.
+        """
+        return self.groups * (1 if self.model.l1_ratio == 1 else self.choices)
+
+    @property
     def order(self) -> list[int]:
         """The columns with the outcome moved to the end: the order from here on."""
         return [*(j for j in range(len(self.owners)) if j != self.outcome), self.outcome]

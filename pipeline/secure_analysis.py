@@ -127,6 +127,7 @@ async def analyse(
         max_iterations=model.max_iterations,
         problems=problem.groups * problem.choices,
         groups=problem.groups,
+        systems=problem.systems,
         analyses=problem.analyses,
     )
     mpc = Arithmetic(runtime, sizes.solver_field, sizes.statistical_bits)
@@ -214,11 +215,13 @@ class SecureAnalysis(SecureLasso):
         root = sizes.spread_rsqrt[-1:]
         roots = await mpc.product(root, root, F, 2 * F + 8)
         ratio = await mpc.product(norm.mantissa[-1:], roots, F, 2 * F + 8)
-        limited = await mpc.product(share, ratio, F, 2 * F + 8)
+        # So many more fractional bits that no zeros at the end of the result tell the power.
+        more = 2 * MEAN_TO_SPREAD_BITS
+        limited = await mpc.product(share, ratio, F - more, 2 * F + 8)
         power = await of_places(
             mpc, lambda i: 4 ** min(max(i, 0), MEAN_TO_SPREAD_BITS), norm.one_hot[-1:], spread.one_hot[-1:]
         )
-        return await mpc.reduce(limited * power)
+        return await mpc.truncate(limited * power, more, F + 2 * more + 6)
 
     async def open_results(
         self,
@@ -242,15 +245,15 @@ class SecureAnalysis(SecureLasso):
             results["largest penalty"] = penalty.largest + mpc.noise(1, F - R2_BITS, "penalty")
         if errors is not None and opened.cv_curve:
             spread = await secure_selection.error_spread(self, errors)
-            results["errors of the folds"] = errors.mean + mpc.noise(len(errors.mean), ERROR_NOISE_BITS, "errors")
-            results["spread of errors"] = spread + mpc.noise(len(spread), ERROR_NOISE_BITS, "spread")
+            results["errors of the folds"] = errors.mean + self.noise(len(errors.mean), ERROR_NOISE_BITS, "errors")
+            results["spread of errors"] = spread + self.noise(len(spread), ERROR_NOISE_BITS, "spread")
         if errors is not None and opened.cv_r2:
             mean = errors.mean if choice is None or choice.mean_error is None else choice.mean_error
             results["cross-validated r2"] = mean[:1] + mpc.noise(1, ERROR_NOISE_BITS, "cross-validated")
         if opened.standard_errors:
             results |= await self.error_results(of, standardised, sizes)
         if opened.table1:
-            results |= self.column_results(of, sizes)
+            results |= self.column_results(of, sizes, results["variance of the outcome"][:1])
         values = await mpc.runtime.open_to_controllers(results, self.problem.controllers)
         return self.analysis(iterations, len(b), values)
 
@@ -265,24 +268,28 @@ class SecureAnalysis(SecureLasso):
             line = await mpc.reduce((slopes * totals[:-1]).sum())
             exact = totals[-1:] * mpc.public(1 << SLOPE_BITS) - line
             bits = SLOPE_BITS + INTERCEPT_NOISE_BITS + n.bit_length() - 1
-            noise = mpc.noise(count, bits, "intercept")
-            if count > 1:  # a part that is the same for all: intercepts of many models do not average it out
-                noise = noise + mpc.noise(1, bits, "all intercepts")
-            results["intercept"] = exact + noise
-        results["r2"] = ONE - unexplained + mpc.noise(count, F - R2_BITS, "r2")
+            results["intercept"] = exact + self.noise(count, bits, "intercept")
+        results["r2"] = ONE - unexplained + self.noise(count, F - R2_BITS, "r2")
         place = (spread.one_hot[-1] * np.arange(spread.places, dtype=np.int32)).sum().reshape(1)
         mantissa = spread.mantissa[-1:] + mpc.noise(1, F - VARIANCE_BITS, "variance")
         results["variance of the outcome"] = mpc.concatenate(mantissa, place)
         return results
 
-    def column_results(self, of: Moments, sizes: Sizes) -> dict[str, Shares]:
-        """Totals and variances of all columns."""
+    def noise(self, count: int, bits: int, purpose: str) -> Shares:
+        """Noise for one number of each model, with a part that is the same for all: those of many models that hardly
+        differ do not average it out.
+        """
+        noise = self.mpc.noise(count, bits, purpose)
+        return noise if count == 1 else noise + self.mpc.noise(1, bits, f"{purpose} of all")
+
+    def column_results(self, of: Moments, sizes: Sizes, outcome: Shares) -> dict[str, Shares]:
+        """Totals and variances of all columns; that of the outcome as it is opened already, with its noise."""
         mpc, spread = self.mpc, sizes.spread
         columns = self.d + 1
         totals = of.totals[0] + mpc.noise(columns, INTERCEPT_NOISE_BITS + self.n.bit_length() - 1, "means")
         places = (spread.one_hot * np.arange(spread.places, dtype=np.int32)).sum()
-        mantissas = spread.mantissa + mpc.noise(columns, F - VARIANCE_BITS, "variances")
-        return {"means": totals, "variances": concatenate([mantissas, places])}
+        mantissas = spread.mantissa[:-1] + mpc.noise(self.d, F - VARIANCE_BITS, "variances")
+        return {"means": totals, "variances": concatenate([mantissas, outcome, places])}
 
     async def error_results(self, of: Moments, standardised: Standardised, sizes: Sizes) -> dict[str, Shares]:
         """What standard errors of least squares are made of: of slopes per root of the residuals' variance, on the

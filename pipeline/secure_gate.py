@@ -17,6 +17,7 @@ import numpy as np
 from pipeline import refusals
 from pipeline.agreement import Gate
 from pipeline.bounds import FRACTIONAL_BITS as F
+from pipeline.bounds import MEAN_TO_SPREAD_BITS
 from pipeline.errors import LocalProtocolError, Refused
 from pipeline.fixed_point import INDICATOR_RANGE, OFFSET_BITS, Scale, choose_scale
 from pipeline.mpc_runtime import Shares
@@ -24,7 +25,9 @@ from pipeline.primitives import Arithmetic, fixed
 from pipeline.problem import Problem
 from pipeline.residues import concatenate, stack
 
-R2_ROOM = 10  # bits of the unexplained part of the variance beyond its fractional ones
+# Bits, with sign, of the unexplained part of the variance beyond its fractional ones: without an intercept it is
+# measured from zero, and may be 4^MEAN_TO_SPREAD_BITS variances and more.
+R2_ROOM = 2 * MEAN_TO_SPREAD_BITS + 6
 
 
 async def kept_columns(mpc: Arithmetic, problem: Problem, records: int, totals: Shares) -> Shares | None:

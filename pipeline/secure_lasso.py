@@ -205,7 +205,8 @@ class SecureLasso:
     def _roots(self, penalties: Sequence[float]) -> Any:
         """What features are scaled by after the quadratic part of the penalty has gone into R, (1 + that)^(-1/2)."""
         added = np.array([plain_lasso.ridge(alpha, self.model.l1_ratio, self.factors) for alpha in penalties])
-        return (1 + added) ** -0.5 if added.any() else np.ones((1, self.d))
+        roots: Any = (1 + added) ** -0.5
+        return roots if (roots != 1).any() else np.ones((1, self.d))
 
     async def solution(self, progress: Callable[[int], None]) -> tuple[Moments, Standardised, Penalty, Path]:
         """Everything up to the coefficients; raises Refused, at all parties alike."""
@@ -532,7 +533,8 @@ class SecureLasso:
         margins = [(relative + floor) * fixed(MARGIN), relative * fixed(MARGIN / STRICTER) + floor * fixed(MARGIN)]
         both = await mpc.truncate(stack(margins), F, 2 * F + 8)
         tolerance, strict = both[0].broadcast(*shape), both[1].broadcast(*shape)
-        sign_is_free = await mpc.nonnegative(tolerance - tau * 8, F + 10)
+        # Where the outcome varies far less outside a fold, tau there is larger by as much.
+        sign_is_free = await mpc.nonnegative(tolerance - tau * 8, F + NORM_RATIO_BITS + GRADIENT_BITS + 6)
         return Penalty(tau, tolerance, strict, sign_is_free, largest)
 
     async def public_penalties(self, sizes: Sizes) -> Shares:

@@ -112,6 +112,11 @@ def test_every_further_problem_counts() -> None:
     assert bounds.masked_openings(30, 1000, 50) < bounds.masked_openings(30, 1000, 50, 10)
 
 
+def test_matrices_of_further_penalties_count() -> None:
+    few, many = (bounds.masked_openings(30, 15, 300, 3, systems) for systems in (3, 300))
+    assert many > 1.3 * few  # a first phase inverts as many matrices for the iterations as for the polish
+
+
 @pytest.mark.parametrize(("max_iterations", "problems"), [(10**9, 1), (1000, 10**6)])
 def test_a_study_that_could_overflow_is_refused_before_it_starts(max_iterations: int, problems: int) -> None:
     with pytest.raises(RangeError, match="max_iterations"):

@@ -368,3 +368,21 @@ def test_what_a_link_in_the_folder_leads_to_is_left_alone(tmp_path):
     (tmp_path / "shares" / "link").symlink_to(outside)
     destroy(tmp_path, "small")
     assert outside.read_text() == "mine" and not (tmp_path / "shares").exists()
+
+
+def test_of_two_sessions_with_the_same_counts_one_is_refused(tmp_path):
+    keep(tmp_path)
+    one, other = (find(tmp_path, AGREEMENT, 0) for _ in range(2))
+    counted = replace(one.statement, analyses=2, opened=36)
+    one.count(counted)
+    with pytest.raises(SharesMissing, match="another session"):
+        other.count(counted)
+    assert find(tmp_path, AGREEMENT, 0).about.analyses == 2
+
+
+def test_counts_of_an_earlier_join_are_not_written_over_a_new_one(tmp_path):
+    old = keep(tmp_path)
+    keep(tmp_path, about=replace(ABOUT, join="cd" * 32))
+    with pytest.raises(SharesMissing, match="another session"):
+        old.count(replace(old.statement, analyses=2, opened=36))
+    assert find(tmp_path, AGREEMENT, 0).about.join == "cd" * 32

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.agreement import Gate, Model, Open
-from pipeline.bounds import plan
+from pipeline.bounds import masked_openings, plan
 from pipeline.errors import Refused
 from pipeline.field import FIELD_127
 from pipeline.problem import Problem
@@ -43,12 +43,21 @@ def prepared(x: Any, y: Any, model: Model, **settings: Any) -> SecureAnalysis:
         max_iterations=model.max_iterations,
         problems=problem.groups * problem.choices,
         groups=problem.groups,
+        systems=problem.systems,
     )
     return SecureAnalysis(ClearArithmetic(sizes.solver_field, sizes.statistical_bits), sizes, gram, problem)
 
 
 def analysed(x: Any, y: Any, model: Model, **settings: Any) -> Analysis:
-    return asyncio.run(prepared(x, y, model, **settings).fit(lambda _: None))
+    """What it finds; it opens no more under masks than is planned for."""
+    analysis = prepared(x, y, model, **settings)
+    found = asyncio.run(analysis.fit(lambda _: None))
+    problem = analysis.problem
+    problems = problem.groups * problem.choices
+    assert analysis.mpc.opened.masked <= masked_openings(
+        problem.features, model.max_iterations, problems, problem.groups, problem.systems
+    )
+    return found
 
 
 def data(kind: str = "neighbours", n: int = 120, d: int = 8) -> tuple[Any, Any]:
@@ -486,3 +495,81 @@ def test_a_fold_that_is_nothing_like_the_rest_is_refused() -> None:
     with pytest.raises(Refused) as refusal:
         analysed(x, y, Model(0.0, alphas=(0.5, 0.05), folds=3, rule="min"))
     assert refusal.value.rule == "spread"
+
+
+@pytest.mark.parametrize("mean", [30.0, 3e3, 1e4])
+def test_the_rule_on_r2_holds_for_a_model_far_worse_than_the_mean(mean: float) -> None:
+    x, y = table("independent", 120, 3)
+    y = y / y.std() + mean
+    model = Model(1e300, fit_intercept=False)
+    found = analysed(x, y, model, gate=Gate(None, None, None, "refuse", 0.999)).fits[0]
+    assert found.coefficients == (0.0,) * 3
+    assert found.r2 == pytest.approx(-((y.mean() / y.std()) ** 2), rel=1e-8)
+
+
+@pytest.mark.parametrize("records", [40, 2000])
+def test_an_outcome_that_varies_almost_only_in_one_fold_keeps_within_the_bounds(records: int) -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.standard_normal((records, 2)), rng.standard_normal(records)
+    x[::2, 0] *= 180
+    y[::2] = x[::2, 0]
+    model = Model(0.0, n_alphas=3, alpha_min_ratio=0.1, folds=2, rule="min")
+    assert analysed(x, y, model, gate=NO_GATE).place is not None
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_feature_without_a_penalty_stays_in_the_models_of_a_secret_grid(seed: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 3))
+    y = x @ [1.0, 0.5, 0.3] + 0.1 * rng.standard_normal(200)
+    model = Model(0.0, "elastic-net", 0.5, n_alphas=3, alpha_min_ratio=0.1, folds=2, rule="min")
+    analysis = prepared(x, y, model, factors=(0.0, 1.0, 1.0), gate=NO_GATE)
+    analysis.mpc = ClearArithmetic(analysis.mpc.field, analysis.mpc.statistical_bits, seed)
+    found = asyncio.run(analysis.fit(lambda _: None)).fits[0]
+    assert found.coefficients is not None and found.coefficients[0] > 0.9
+
+
+def test_quadratic_penalties_too_small_to_be_seen_are_none() -> None:
+    x, y = data()
+    alphas = (1e-8, 1e-9)
+    model = Model(0.0, "elastic-net", 1 - 1e-9, alphas=alphas, folds=3, rule="min")
+    found = analysed(x, y, model).fits[0]
+    assert found.coefficients == pytest.approx(analysed(x, y, Model(1e-8)).fits[0].coefficients, abs=1e-6 * y.std())
+
+
+def test_last_digits_of_r2_do_not_tell_how_far_the_outcome_is_from_zero() -> None:
+    x, y = table("independent", 120, 3)
+    analysis = prepared(x, y / y.std() + 1e4, Model(0.1, fit_intercept=False))
+
+    async def unexplained() -> list[int]:
+        sizes = (await analysis.standardise(await analysis.moments())).sizes.of_group(0)
+        shares = analysis.mpc.public([3**k for k in range(20)])
+        return (await analysis.per_variance(shares, sizes)).integers().tolist()
+
+    steps = np.array(asyncio.run(unexplained()), dtype=object)
+    assert len({int(step) % (1 << 20) for step in steps}) == len(steps)
+
+
+def opened(analysis: SecureAnalysis) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    take = analysis.mpc.runtime.open_to_controllers
+
+    async def open_to_controllers(shares: Any, controllers: Any) -> Any:
+        found.update(await take(shares, controllers))
+        return found
+
+    analysis.mpc.runtime.open_to_controllers = open_to_controllers  # type: ignore[method-assign]
+    asyncio.run(analysis.fit(lambda _: None))
+    return found
+
+
+def test_the_noise_of_numbers_opened_again_is_not_fresh() -> None:
+    x, y = data()
+    model = Model(0.0, alphas=tuple(0.1 * 1.0000000001**k for k in reversed(range(40))), folds=3, rule="min")
+    analysis = prepared(x, y, model, opened=Open(model="path", cv_curve=True, table1=True))
+    drawn: dict[str, Any] = {}
+    noise = analysis.mpc.noise
+    analysis.mpc.noise = lambda count, bits, purpose: drawn.setdefault(purpose, noise(count, bits, purpose))  # type: ignore[method-assign]
+    found = opened(analysis)
+    assert found["variances"][8] == found["variance of the outcome"][0]
+    assert {f"{name} of all" for name in ("intercept", "r2", "errors", "spread")} <= drawn.keys()
