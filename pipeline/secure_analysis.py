@@ -253,7 +253,7 @@ class SecureAnalysis(SecureLasso):
         if opened.standard_errors:
             results |= await self.error_results(of, standardised, sizes)
         if opened.table1:
-            results |= self.column_results(of, sizes, results["variance of the outcome"][:1])
+            results |= await self.column_results(of, sizes, results["variance of the outcome"][:1])
         values = await mpc.runtime.open_to_controllers(results, self.problem.controllers)
         return self.analysis(iterations, len(b), values)
 
@@ -282,13 +282,22 @@ class SecureAnalysis(SecureLasso):
         noise = self.mpc.noise(count, bits, purpose)
         return noise if count == 1 else noise + self.mpc.noise(1, bits, f"{purpose} of all")
 
-    def column_results(self, of: Moments, sizes: Sizes, outcome: Shares) -> dict[str, Shares]:
-        """Totals and variances of all columns; that of the outcome as it is opened already, with its noise."""
-        mpc, spread = self.mpc, sizes.spread
+    async def column_results(self, of: Moments, sizes: Sizes, outcome: Shares) -> dict[str, Shares]:
+        """Totals and variances of all columns; that of the outcome as it is opened already, with its noise. Those of
+        rare levels that were dropped are 0: their totals would tell the few records.
+        """
+        mpc, spread, totals = self.mpc, sizes.spread, of.totals[0]
         columns = self.d + 1
-        totals = of.totals[0] + mpc.noise(columns, INTERCEPT_NOISE_BITS + self.n.bit_length() - 1, "means")
         places = (spread.one_hot * np.arange(spread.places, dtype=np.int32)).sum()
-        mantissas = spread.mantissa[:-1] + mpc.noise(self.d, F - VARIANCE_BITS, "variances")
+        mantissas = spread.mantissa[:-1]
+        if sizes.kept is not None:
+            values, kept = (totals, mantissas, places), sizes.kept
+            products = [value * kept[: len(value)] for value in values]
+            totals, mantissas, places = mpc.split(
+                await mpc.reduce(mpc.concatenate(*products)), *(value.shape for value in values)
+            )
+        totals = totals + mpc.noise(columns, INTERCEPT_NOISE_BITS + self.n.bit_length() - 1, "means")
+        mantissas = mantissas + mpc.noise(self.d, F - VARIANCE_BITS, "variances")
         return {"means": totals, "variances": concatenate([mantissas, outcome, places])}
 
     async def error_results(self, of: Moments, standardised: Standardised, sizes: Sizes) -> dict[str, Shares]:
@@ -339,7 +348,8 @@ class SecureAnalysis(SecureLasso):
         if not await mpc.is_zero("a mean is too far away", faults.sum()):
             raise Refused("spread", plain_lasso.too_little_spread())
         half = norm.bits // 2
-        shifted = totals * norm.factor[:-1] * (1 << max(0, F - half))
+        factors = await mpc.reduce(norm.factor[:-1] * sizes.spread.positive[:-1])  # without rare levels
+        shifted = totals * factors * (1 << max(0, F - half))
         means = await mpc.truncate(shifted, max(0, half - F), F + MEAN_BITS + max(0, half - F) + 4)
         means = await mpc.product(means, sizes.norm_rsqrt[:-1], 2 * F - f, 2 * F + MEAN_BITS + 6)
         narrow = await mpc.truncate(inverse, F - f, F + FACTOR_BITS + 2)

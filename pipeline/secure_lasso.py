@@ -93,12 +93,16 @@ class Moments:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The norms of the columns and their deviations, with their inverse square roots; shape (groups, columns)."""
+    """The norms of the columns and their deviations, with their inverse square roots; shape (groups, columns).
+
+    kept : 0 for the columns of rare levels that were dropped, shape (columns,); None if none may be.
+    """
 
     norm: Scale
     spread: Scale
     norm_rsqrt: Shares
     spread_rsqrt: Shares
+    kept: Shares | None
 
     def of_group(self, group: int) -> Sizes:
         """Those of one group, without its axis."""
@@ -106,7 +110,7 @@ class Sizes:
             Scale(s.bits, *(v[group] for v in (s.positive, s.one_hot, s.factor, s.mantissa)))
             for s in (self.norm, self.spread)
         )
-        return Sizes(norm, spread, self.norm_rsqrt[group], self.spread_rsqrt[group])
+        return Sizes(norm, spread, self.norm_rsqrt[group], self.spread_rsqrt[group], self.kept)
 
 
 @dataclass(frozen=True)
@@ -307,9 +311,10 @@ class SecureLasso:
         both = norm.mantissa if one else concatenate([norm.mantissa, spread.mantissa], axis=-1)
         roots, kept = await mpc.together(rsqrt(mpc, both), self.refuse(of, norm, spread))
         if kept is not None:
-            norm, spread = (replace(part, positive=kept) for part in (norm, spread))
+            positive = await mpc.reduce(spread.positive * kept)
+            norm, spread = (replace(part, positive=positive) for part in (norm, spread))
         columns = self.d + 1
-        sizes = Sizes(norm, spread, roots[..., :columns], roots[..., -columns:])
+        sizes = Sizes(norm, spread, roots[..., :columns], roots[..., -columns:], kept)
         scaled, held_out = await self.scaled_squares(of, norm, spread)
         correlation, q, held_out = await self.correlations(scaled, held_out, sizes)
         return Standardised(sizes, correlation, q, held_out)
@@ -334,7 +339,7 @@ class SecureLasso:
     async def refuse(self, of: Moments, norm: Scale, spread: Scale) -> Shares | None:
         """Refuse a constant outcome; then columns that vary, but so little that rounding to steps of their scale
         would show in the result. Nor may the spread be too small against the mean, when there is no intercept, or
-        against what a column does in a fold. Then rare levels; return which columns stay, if some may go.
+        against what a column does in a fold. Then rare levels; return which columns stay, None if none may go.
         """
         mpc = self.mpc
         if not await mpc.is_zero("outcome is constant", (1 - spread.positive[:, -1]).sum()):
@@ -343,7 +348,7 @@ class SecureLasso:
         if not await mpc.is_zero("spread is too small", faults.sum()):
             columns = await secure_gate.refused_columns(mpc, self.problem, faults)
             raise Refused("spread", plain_lasso.too_little_spread() + columns)
-        return await self.without_rare_levels(of, spread.positive)
+        return await secure_gate.kept_columns(mpc, self.problem, self.n, of.totals[0])
 
     async def spread_faults(self, of: Moments, norm: Scale, spread: Scale) -> Shares:
         """For each group and column how many demands on its spread are not met."""
@@ -371,11 +376,6 @@ class SecureLasso:
         limit = of.squares[1:, columns, columns] * sizes
         bits = self.sizes.square_bits + HELD_OUT_BITS + self.n.bit_length() + 2
         return 1 - await self.mpc.nonnegative(limit - own, bits)
-
-    async def without_rare_levels(self, of: Moments, positive: Shares) -> Shares | None:
-        """Which columns vary and stay; None if none may go."""
-        kept = await secure_gate.kept_columns(self.mpc, self.problem, self.n, of.totals[0])
-        return None if kept is None else await self.mpc.reduce(positive * kept)
 
     async def scaled_squares(self, of: Moments, norm: Scale, spread: Scale) -> tuple[Shares, Shares | None]:
         """Products of columns, in the upper triangle, divided by the powers of two of both; 0 where one is constant."""

@@ -438,6 +438,19 @@ def test_a_rare_level_that_may_be_dropped_counts_with_the_reference() -> None:
     assert found.fits[0].coefficients[1:] == pytest.approx(expected.coefficients, abs=1e-8)
 
 
+def test_of_a_rare_level_that_was_dropped_nothing_is_opened() -> None:
+    x, y = levels((20, 9, 30))
+    gate, opens = Gate(None, None, 10, "drop", None), Open(table1=True, standard_errors=True)
+    found = analysed(x, y, Model(0.0, "ols"), gate=gate, categories=((0, 1),), opened=opens)
+    assert found.spreads is not None and found.standard_errors is not None
+    assert found.spreads[0].mean == pytest.approx(0, abs=1e-7) and found.spreads[0].sd == 0
+    assert found.spreads[1].mean == pytest.approx(30 / 59, rel=1e-7)
+    expected = sm.OLS(y, sm.add_constant(x[:, 1:])).fit()
+    freedom = (expected.df_resid / (expected.df_resid - 1)) ** 0.5  # what is dropped counts as a parameter
+    assert found.standard_errors[1] == 0
+    assert found.standard_errors[::2] == pytest.approx(expected.bse[:2] * freedom, rel=1e-6)
+
+
 def test_a_column_of_a_refusal_is_named_only_if_agreed() -> None:
     x, y = table("independent", 100, 3)
     x[:, 1] *= 1e-12
