@@ -10,12 +10,13 @@ not fit. It runs before anything is sent.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from pipeline.agreement import Agreement
 from pipeline.errors import RangeError
 from pipeline.field import FIELD_127, FIELD_191, FIELD_254, PrimeField
-from pipeline.schedule import COARSE_RIDGE_BITS, INVERSE_RHOS, RIDGE_BITS, inversion_steps, schedule
+from pipeline.schedule import COARSE_RIDGE_BITS, INVERSE_RHOS, RIDGE_BITS, STEP_BITS, inversion_steps, schedule
 
 HIDING_BITS = 40  # the distances of all openings of all analyses of a join sum to at most 2^-40
 RANGE_BITS = 2  # a mask is below 2^RANGE_BITS times the range of its largest part
@@ -148,9 +149,15 @@ def polish_bits(features: int) -> int:
 
 
 def largest_operation(features: int) -> int:
-    """Bits, with sign, of the largest product that is truncated, apart from the squares of `Plan`."""
+    """Bits, with sign, of the largest number that is masked, apart from the squares of `Plan`."""
     slope = WIDE_FRACTIONAL_BITS + COEFFICIENT_BITS + 1 + 2 * RATIO_BITS
-    return max(2 * FRACTIONAL_BITS + polish_bits(features) + 2, slope + 1)
+    inverse = inversion_bits(2.0 ** -(RIDGE_BITS + 1))  # no less than what errors of folds and residual shares take
+    return max(2 * FRACTIONAL_BITS + polish_bits(features) + 2, slope + 1, inverse)
+
+
+def inversion_bits(lowest: float) -> int:
+    """Bits, with sign, of the products in the inversion of a matrix of correlations with eigenvalues from `lowest`."""
+    return 2 * FRACTIONAL_BITS + STEP_BITS + max(0, int(-math.log2(lowest))) + 14
 
 
 def masked_openings(features: int, max_iterations: int, problems: int = 1, groups: int = 1, systems: int = 1) -> int:

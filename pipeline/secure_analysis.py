@@ -35,7 +35,7 @@ from pipeline.mpc_runtime import Runtime, Shares
 from pipeline.primitives import Arithmetic, fixed
 from pipeline.problem import Problem
 from pipeline.residues import Residues, concatenate, stack
-from pipeline.schedule import RIDGE_BITS
+from pipeline.schedule import RIDGE_BITS, STEP_BITS
 from pipeline.secret_scale import of_places, rsqrt, scale
 from pipeline.secure_lasso import ONE, Moments, Penalty, SecureLasso, Sizes, Standardised
 from pipeline.secure_selection import SPREAD_BITS, Choice, Errors
@@ -332,7 +332,7 @@ class SecureAnalysis(SecureLasso):
         ridge = 2.0**-RIDGE_BITS
         x = await self.inverse((matrix + self.scaled_identity(mpc, fixed(ridge)))[None], ridge / 2, self.d + 1)
         for _ in range(3):  # takes the ridge out: its part is at most 2^-8, and is squared each time
-            x = await self.newton_step(mpc, matrix[None], x, 1.0, F, 2 * F + 2 * FACTOR_BITS + 10, upper)
+            x = await self.newton_step(mpc, matrix[None], x, 1.0, F, 2 * F + STEP_BITS + FACTOR_BITS + 6, upper)
         return x[0]
 
     async def leverage_at_zero(self, totals: Shares, inverse: Shares, sizes: Sizes) -> Shares:

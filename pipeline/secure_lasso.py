@@ -50,6 +50,7 @@ from pipeline.bounds import (
     SPREAD_BITS,
     THRESHOLD_LIMIT,
     Plan,
+    inversion_bits,
     polish_bits,
     smallest_tolerance,
 )
@@ -695,7 +696,7 @@ class SecureLasso:
     async def inverse(self, matrix: Shares, lowest: float, highest: float) -> Shares:
         """The inverses of symmetric matrices with eigenvalues in [lowest, highest]."""
         mpc, upper = self.mpc, np.triu_indices(self.d)
-        bits = 2 * F + FACTOR_BITS + max(0, int(-np.log2(lowest))) + 14
+        bits = inversion_bits(lowest)
         x = self.scaled_identity(mpc, fixed(1 / highest))
         for m in inversion_steps(lowest, highest):
             x = await self.newton_step(mpc, matrix, x, m, F, bits, upper)

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.agreement import Gate, Model, Open
-from pipeline.bounds import masked_openings, plan
+from pipeline.bounds import HELD_OUT_BITS, largest_operation, masked_openings, plan
 from pipeline.errors import Refused
 from pipeline.field import FIELD_127
 from pipeline.problem import Problem
@@ -49,7 +49,7 @@ def prepared(x: Any, y: Any, model: Model, **settings: Any) -> SecureAnalysis:
 
 
 def analysed(x: Any, y: Any, model: Model, **settings: Any) -> Analysis:
-    """What it finds; it opens no more under masks than is planned for."""
+    """What it finds; it opens no more under masks than is planned for, and nothing larger."""
     analysis = prepared(x, y, model, **settings)
     found = asyncio.run(analysis.fit(lambda _: None))
     problem = analysis.problem
@@ -57,6 +57,8 @@ def analysed(x: Any, y: Any, model: Model, **settings: Any) -> Analysis:
     assert analysis.mpc.opened.masked <= masked_openings(
         problem.features, model.max_iterations, problems, problem.groups, problem.systems
     )
+    squares = analysis.sizes.square_bits + HELD_OUT_BITS + analysis.n.bit_length() + 2
+    assert analysis.mpc.notes.largest <= max(squares, largest_operation(problem.features))
     return found
 
 
