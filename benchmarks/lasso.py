@@ -20,12 +20,11 @@ from mpc_processes import PARTIES, run_three
 
 from benchmarks import ROOT
 from benchmarks.measuring import Figure, Sizes
-from pipeline.bounds import plan
 from pipeline.config import Model, Open
 from pipeline.mpc_runtime import Runtime
 from pipeline.primitives import Arithmetic
 from pipeline.problem import Problem
-from pipeline.secure_analysis import Fit, SecureAnalysis
+from pipeline.secure_analysis import Fit, SecureAnalysis, sizes_of
 from pipeline.share_convert import GramShare
 
 PENALTY = 0.05  # of the smallest penalty that removes everything
@@ -84,15 +83,7 @@ class TimedLasso(SecureAnalysis):
 
 async def fit(runtime: Runtime, gram: GramShare, problem: Problem) -> Timing:
     """One party's part."""
-    model = problem.model
-    sizes = plan(
-        gram.records,
-        problem.features,
-        fit_intercept=model.fit_intercept,
-        max_iterations=model.max_iterations,
-        problems=problem.groups * problem.choices,
-        groups=problem.groups,
-    )
+    sizes = sizes_of(problem, gram.records)
     peers = [i for i in range(PARTIES) if i != runtime.pid]
     await runtime.supervise(runtime.exchange("ready", dict.fromkeys(peers, b""), dict.fromkeys(peers, 0)))
     solver = TimedLasso(Arithmetic(runtime, sizes.solver_field, sizes.statistical_bits), sizes, gram, problem)

@@ -1,4 +1,5 @@
-"""The lasso of step 8 on plain numbers: the same steps, in the same order, as `secure_lasso.py`.
+"""The lasso of step 8 on plain numbers: the same steps, in the same order, as `secure_standardise.py`,
+`secure_lasso.py` and `secure_solver.py`.
 
 Everything is computed from sums of products of the columns, so nothing but the
 preparation depends on the number of records. In the normalised scale, where

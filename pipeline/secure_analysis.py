@@ -27,6 +27,7 @@ from pipeline.bounds import (
     SLOPE_BITS,
     VARIANCE_BITS,
     WIDE_FRACTIONAL_BITS,
+    Plan,
     plan,
 )
 from pipeline.bounds import FRACTIONAL_BITS as F
@@ -37,8 +38,10 @@ from pipeline.problem import Problem
 from pipeline.residues import Residues, concatenate, stack
 from pipeline.schedule import RIDGE_BITS, STEP_BITS
 from pipeline.secret_scale import of_places, rsqrt, scale
-from pipeline.secure_lasso import ONE, Moments, Penalty, SecureLasso, Sizes, Standardised
+from pipeline.secure_lasso import SecureLasso
 from pipeline.secure_selection import SPREAD_BITS, Choice, Errors
+from pipeline.secure_solver import Penalty
+from pipeline.secure_standardise import ONE, Moments, Sizes, Standardised
 from pipeline.share_convert import GramShare
 
 ERROR_NOISE_BITS = 6  # mean errors are opened up to about 2^-34 of the outcome's variance
@@ -119,9 +122,16 @@ async def analyse(
     Raises Refused, at all parties alike: "constant-outcome", "spread", "min_level_count", "rank", "not-converged",
     "held-out", "criterion", "min_residual_df", "max_parameters_ratio" or "max_r2"; or the error that ended a link.
     """
+    sizes = sizes_of(problem, gram.records)
+    mpc = Arithmetic(runtime, sizes.solver_field, sizes.statistical_bits)
+    return await runtime.supervise(SecureAnalysis(mpc, sizes, gram, problem).fit(progress or (lambda _: None)))
+
+
+def sizes_of(problem: Problem, records: int) -> Plan:
+    """The sizes of the numbers of an analysis."""
     model = problem.model
-    sizes = plan(
-        gram.records,
+    return plan(
+        records,
         problem.features,
         fit_intercept=model.fit_intercept,
         max_iterations=model.max_iterations,
@@ -130,8 +140,6 @@ async def analyse(
         systems=problem.systems,
         analyses=problem.analyses,
     )
-    mpc = Arithmetic(runtime, sizes.solver_field, sizes.statistical_bits)
-    return await runtime.supervise(SecureAnalysis(mpc, sizes, gram, problem).fit(progress or (lambda _: None)))
 
 
 async def fit(

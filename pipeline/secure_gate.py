@@ -2,7 +2,7 @@
 
 A rule that fails ends the analysis at all parties, and its name is all they
 learn, unless the agreement lets columns be named. The rules are tested in a
-fixed order: those on the records before the fit (`secure_lasso.py` has the
+fixed order: those on the records before the fit (`secure_standardise.py` has the
 first two), those on the model after it.
 """
 

@@ -23,7 +23,10 @@ from pipeline.primitives import Arithmetic, fixed
 from pipeline.residues import Residues
 from pipeline.schedule import Phase
 from pipeline.secret_scale import of_places
-from pipeline.secure_lasso import Path, SecureLasso, Sizes, Standardised, Support, first_smallest
+from pipeline.secure_lasso import Path, SecureLasso
+from pipeline.secure_order import first_of, first_smallest
+from pipeline.secure_solver import Support
+from pipeline.secure_standardise import Sizes, Standardised
 
 E = ERROR_BITS
 MEAN_BITS = 44  # of the inverse of the number of records
@@ -133,15 +136,6 @@ def stacked_choice(one_hot: Shares, errors: Errors) -> Shares:
     mean = (errors.mean * one_hot).sum().reshape(1)
     limbs = np.concatenate([folds.limbs, mean.limbs], axis=1)
     return Residues(folds.field, limbs, max(folds.bound, mean.bound))
-
-
-async def first_of(mpc: Arithmetic, bits: Shares) -> Shares:
-    """1 at the first 1 of a vector of bits, 0 elsewhere. 5 rounds."""
-    count = len(bits)
-    so_far = bits.reshape(1, -1) @ mpc.public(np.triu(np.ones((count, count), np.int64)))
-    reached = await mpc.nonnegative(so_far.reshape(count) - 1, count.bit_length() + 2)
-    before = np.concatenate([np.zeros((len(reached.limbs), 1), np.int64), reached.limbs[:, :-1]], axis=1)
-    return (reached - Residues(mpc.field, before, reached.bound)).carried()
 
 
 async def error_spread(lasso: SecureLasso, errors: Errors) -> Shares:

@@ -18,11 +18,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.agreement import Gate, Model, Open
-from pipeline.bounds import HELD_OUT_BITS, largest_operation, masked_openings, plan
+from pipeline.bounds import HELD_OUT_BITS, largest_operation, masked_openings
 from pipeline.errors import Refused
 from pipeline.field import FIELD_127
 from pipeline.problem import Problem
-from pipeline.secure_analysis import Analysis, SecureAnalysis
+from pipeline.secure_analysis import Analysis, SecureAnalysis, sizes_of
 from pipeline.share_convert import GramShare, fold_sizes
 
 NO_GATE = Gate(None, None, None, "refuse", None)
@@ -36,15 +36,7 @@ def prepared(x: Any, y: Any, model: Model, **settings: Any) -> SecureAnalysis:
     grams = np.array([z[fold::folds].T @ z[fold::folds] for fold in range(folds)])
     gram = GramShare(len(y), FIELD_127, FIELD_127.from_ints(grams), folds)
     problem = Problem(model, (0,) * (d + 1), d, columns.exponents, columns.offsets, **settings)
-    sizes = plan(
-        len(y),
-        d,
-        fit_intercept=model.fit_intercept,
-        max_iterations=model.max_iterations,
-        problems=problem.groups * problem.choices,
-        groups=problem.groups,
-        systems=problem.systems,
-    )
+    sizes = sizes_of(problem, len(y))
     return SecureAnalysis(ClearArithmetic(sizes.solver_field, sizes.statistical_bits), sizes, gram, problem)
 
 
