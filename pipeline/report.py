@@ -194,8 +194,10 @@ def _fit(document: Document) -> str:
     ]
     after = [_paragraph("These are in-sample: on new data the model does worse.")]
     if (r2 := document.get("cv", {}).get("r2")) is not None:
-        folds = document["cv"]["folds"]
-        after.append(_paragraph(f"On records held out ({folds} folds), R² is <strong>{_number(r2)}</strong>."))
+        held_out = f"On records held out ({document['cv']['folds']} folds), R² is <strong>{_number(r2)}</strong>"
+        if document["model"].get("rule") in ("min", "1se"):
+            held_out += ", a little too good, as these folds have chosen the penalty, too"
+        after.append(_paragraph(f"{held_out}."))
     return _section("Fit, in-sample", _table("Fit", "measure", ["value"], rows), *after)
 
 

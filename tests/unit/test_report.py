@@ -347,3 +347,15 @@ def test_nothing_is_left_where_there_was_nothing_when_a_file_cannot_be_written(t
     with pytest.raises(ConfigError, match="cannot be written"):
         write_outputs(tmp_path, document())
     assert names(tmp_path) == ["result.json"]
+
+
+def test_the_unit_of_the_outcome_is_said() -> None:
+    text = Page(report_html(document(outcome_unit="days"))).text
+    assert "hospital_days (days)" in text and "days per unit of the feature" in text
+
+
+@pytest.mark.parametrize(("rule", "said"), [("1se", True), (None, False)])
+def test_r2_on_records_held_out_is_a_little_too_good_where_they_chose_the_penalty(rule: str | None, said: bool) -> None:
+    content = everything()
+    content["model"]["rule"] = rule
+    assert ("a little too good" in Page(report_html(content)).text) is said
