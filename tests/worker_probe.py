@@ -83,7 +83,8 @@ def main(what: str) -> None:
     """Start workers or a process, print their identifiers, then wait to be killed."""
     context = multiprocessing.get_context("spawn")
     if what == "workers":
-        print(json.dumps([fact["pid"] for fact in told(Workers.spawn(2, None), 2)]), flush=True)
+        workers = Workers.spawn(2, None)  # kept until the end: a pool that nobody holds ends its processes
+        print(json.dumps([fact["pid"] for fact in told(workers, 2)]), flush=True)
     else:
         receiver, sender = context.Pipe(duplex=False)
         target = {"watched": wait_without_the_kernel, "stopped": wait_stopped}[what]
