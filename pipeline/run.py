@@ -202,16 +202,15 @@ async def _count(
     peers = [party.id for party in agreement.parties if party.id != runtime.pid]
     outgoing, sizes = dict.fromkeys(peers, own.pack()), dict.fromkeys(peers, Statement.SIZE)
     arrived = await runtime.supervise(runtime.exchange("kept shares", outgoing, sizes))
+    if own.digest.hex() != agreement.join_digest:
+        show.note("The shares kept here are of an agreement that differs from this one in more than [model]")
     so_far = analyses.compared(agreement, own, map(Statement.unpack, arrived.values()))
     if so_far != own:
         shares.count(so_far)
+    allowed, limit = agreement.study.max_analyses, analyses.opened_limit(agreement, records)
+    show.note(analyses.count_in_words(agreement, records, so_far))
     counted = analyses.admitted(agreement, records, so_far, _today())
     shares.count(counted)
-    allowed, limit = agreement.study.max_analyses, analyses.opened_limit(agreement, records)
-    of = "" if limit is None else f" of {limit}"
-    show.note(
-        f"Analysis {counted.analyses} of {allowed} of this join; at most {counted.opened}{of} numbers opened with it"
-    )
     return {
         "join": counted.join.hex(),
         "analyses": counted.analyses,
