@@ -99,7 +99,7 @@ def records_for(agreement: Agreement, analyses: int) -> int | None:
 
 
 def count_in_words(agreement: Agreement, records: int, so_far: Statement) -> str:
-    """What an analysis adds to what is counted, before it is admitted."""
+    """What has been counted before an analysis, and what it adds."""
     this, limit = opened_numbers(agreement), opened_limit(agreement, records)
     words = f"Analyses of this join so far: {so_far.analyses} of {agreement.study.max_analyses}"
     if limit is None:

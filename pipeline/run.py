@@ -27,7 +27,7 @@ from pipeline import analyses, bounds, config, join_process, kept_shares
 from pipeline.analyses import Statement
 from pipeline.compute import no_core_dump, start_context
 from pipeline.config import Agreement, Local
-from pipeline.errors import ConfigError, DataError, OwnInputError, PeerError, PipelineError
+from pipeline.errors import ConfigError, DataError, OwnInputError, PeerError, PipelineError, Refused
 from pipeline.fixed_point import encoded_columns
 from pipeline.join_process import FailureReport, JoinResult
 from pipeline.kept_shares import About, KeptShares, NewShares, UnnamedFile
@@ -208,9 +208,14 @@ async def _count(
     if so_far != own:
         shares.count(so_far)
     allowed, limit = agreement.study.max_analyses, analyses.opened_limit(agreement, records)
-    show.note(analyses.count_in_words(agreement, records, so_far))
-    counted = analyses.admitted(agreement, records, so_far, _today())
+    words = analyses.count_in_words(agreement, records, so_far)
+    try:
+        counted = analyses.admitted(agreement, records, so_far, _today())
+    except Refused:
+        show.note(words)
+        raise
     shares.count(counted)
+    show.note(words)
     return {
         "join": counted.join.hex(),
         "analyses": counted.analyses,
