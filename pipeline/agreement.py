@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Literal, cast
@@ -272,6 +272,18 @@ class Agreement:
             for column in party.columns
             for name in column.names
             if not chosen or name in chosen or column.name in chosen
+        )
+
+    @property
+    def opened(self) -> Open:
+        """What of `open` this model has: where shares are kept, `open` is agreed for all models of a join."""
+        several, folds = self.model.problems > 1, self.model.folds > 0
+        return replace(
+            self.open,
+            model=self.open.model if several else "chosen",
+            cv_curve=self.open.cv_curve and folds,
+            cv_r2=self.open.cv_r2 and folds,
+            standard_errors=self.open.standard_errors and self.model.kind == "ols",
         )
 
     def canonical(self) -> dict[str, object]:

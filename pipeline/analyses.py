@@ -57,7 +57,7 @@ def opened_numbers(agreement: Agreement) -> int:
     variance; what else is agreed to be opened. Whatever does not come from
     cross-validation is made of the Gram matrix, so no more than that has counts.
     """
-    coefficients, opened = len(agreement.analysed_names), agreement.open
+    coefficients, opened = len(agreement.analysed_names), agreement.opened
     models = agreement.model.problems if opened.model == "path" else 1
     numbers = models * (coefficients + 2) + 1
     columns = coefficients + 1
@@ -84,6 +84,30 @@ def opened_limit(agreement: Agreement, records: int) -> int | None:
     """How many numbers all analyses of one join may open."""
     ratio = agreement.gate.max_parameters_ratio
     return None if ratio is None else int(ratio * records)
+
+
+def records_for(agreement: Agreement, analyses: int) -> int | None:
+    """How many matched records so many analyses like this one need; None without a limit, or if none suffice."""
+    ratio = agreement.gate.max_parameters_ratio
+    if not ratio:
+        return None
+    needed = analyses * opened_numbers(agreement)
+    records = max(0, int(needed / ratio) - 1)
+    while int(ratio * records) < needed:
+        records += 1
+    return records
+
+
+def count_in_words(agreement: Agreement, records: int, so_far: Statement) -> str:
+    """What has been counted before an analysis, and what it adds."""
+    this, limit = opened_numbers(agreement), opened_limit(agreement, records)
+    words = f"Analyses of this join so far: {so_far.analyses} of {agreement.study.max_analyses}"
+    if limit is None:
+        return f"{words}, with at most {so_far.opened} numbers; this one opens at most {this}"
+    words += f", with at most {so_far.opened} of {limit} numbers; this one opens at most {this}"
+    if so_far.analyses == 0 and this >= limit:
+        words += ", after which the agreement allows no other"
+    return words
 
 
 def compared(agreement: Agreement, own: Statement, others: Iterable[Statement]) -> Statement:

@@ -22,15 +22,18 @@ PENALTY_KEYS = ("alpha", "alphas", "n_alphas")
 Number = TypeVar("Number", int, float)
 
 
-def read_analysis(top: Table, columns: Sequence[Column] | None, min_records: int) -> tuple[Model, Open, Gate]:
+def read_analysis(
+    top: Table, columns: Sequence[Column] | None, min_records: int, several: bool = False
+) -> tuple[Model, Open, Gate]:
     """Read the three tables; faults are noted at `top`.
 
     columns : of all controllers, in the order of the coefficients; None, if they could not be read, leaves names
         in the tables unchecked.
+    several : whether [open] is for several models, so that it may list what this one has not.
     """
     model, opened, gate = (top.table(key, f"write [{key}] on a line of its own") for key in ("model", "open", "gate"))
     fitted = _model(model, columns, min_records)
-    return fitted, _open(opened, model, fitted.kind), _gate(gate)
+    return fitted, _open(opened, model, fitted.kind, several), _gate(gate)
 
 
 # --- [model] --------------------------------------------------------------------------------------
@@ -222,11 +225,13 @@ def _unknown(name: str, known: Mapping[str, object]) -> str:
 # --- [open] ---------------------------------------------------------------------------------------
 
 
-def _open(table: Table, model: Table, kind: ModelKind) -> Open:
+def _open(table: Table, model: Table, kind: ModelKind, several: bool) -> Open:
     table.refuse_unknown(OPEN_KEYS)
     flags = {key: or_default(table.truth(key), False) for key in OPEN_KEYS if key != "model"}
     part = cast("OpenedPart | None", table.choice("model", get_args(OpenedPart), hint=True))
     opened = Open(or_default(part, Open.model), **flags)
+    if several:
+        return opened
     for key in ("cv_curve", "cv_r2"):
         if flags[key] and "folds" not in model.values:
             table.fault(key, "needs cross-validation; give folds in [model]")

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import bounds, config
-from pipeline.analyses import is_past
-from pipeline.config import Agreement, Gate, Local, Model, Party, Study
-from pipeline.errors import DataError, RangeError
+from pipeline import bounds, config, joins
+from pipeline.agreement import Open
+from pipeline.analyses import is_past, opened_numbers, records_for
+from pipeline.config import Agreement, Gate, Local, Model, Party
+from pipeline.errors import ConfigError, DataError, RangeError
 from pipeline.fixed_point import encode, encoded_columns
 from pipeline.matching import permutation
 from pipeline.messages import MAX_ROWS
@@ -59,6 +60,8 @@ def check(path: Path, party_id: int, local: Path | None = None) -> Report:
     if found.table is None or prepared is None:
         return Report(tuple(faults), found.agreement, party_id, None)
     rare = () if found.agreement is None else _rare_levels(prepared, found.agreement, party_id, faults)
+    if found.agreement is not None:
+        faults += _join_faults(prepared, found.table[1], found.agreement)
     far = _far(found.table[0], prepared.values)
     return Report(tuple(faults), found.agreement, party_id, prepared.summary, far, rare)
 
@@ -92,6 +95,15 @@ def _rare_levels(prepared: PreparedTable, agreement: Agreement, party_id: int, f
         faults += error.faults
         return ()
     return rare_levels(prepared, agreement, party_id)
+
+
+def _join_faults(prepared: PreparedTable, local: Local, agreement: Agreement) -> list[str]:
+    """Whether another table was joined under this revision."""
+    try:
+        joins.planned(local.output, agreement.study, prepared)
+    except ConfigError as error:
+        return list(error.faults)
+    return []
 
 
 def _far(party: Party, values: NDArray[np.float64]) -> tuple[str, ...]:
@@ -148,12 +160,15 @@ def described(agreement: Agreement) -> list[str]:
     lines = [
         f"model: {_fit(agreement.model)}",
         f"  {taking_part} {len(names)} coefficients take part",
-        f"opened to the controllers: {_opened(agreement)}",
+        f"opened to the controllers: {', '.join(_opened(agreement.opened))}",
         f"refused on shares, before anything is opened: {_rules(agreement.gate)}",
     ]
+    of_others = [words for words in _opened(agreement.open) if words not in _opened(agreement.opened)]
+    if of_others:
+        lines.insert(3, f"  of other models on the same shares also: {', '.join(of_others)}")
     if agreement.gate.rare_levels == "drop" and agreement.gate.min_level_count is not None:
         lines.append(f"dropped from the model: levels with fewer records than {agreement.gate.min_level_count}")
-    return [*lines, f"shares of the matched records: {_kept(agreement.study)}"]
+    return [*lines, f"shares of the matched records: {_kept(agreement)}"]
 
 
 def _fit(model: Model) -> str:
@@ -169,12 +184,10 @@ def _fit(model: Model) -> str:
     return words + (f", cross-validation with {model.folds} folds" if model.folds else "")
 
 
-def _opened(agreement: Agreement) -> str:
-    chosen = agreement.open
+def _opened(chosen: Open) -> list[str]:
     parts = ["the models of all penalties" if chosen.model == "path" else "the model"]
     asked = asdict(chosen)
-    parts += [words for key, words in _PARTS.items() if asked[key]]
-    return ", ".join(parts)
+    return parts + [words for key, words in _PARTS.items() if asked[key]]
 
 
 def _rules(gate: Gate) -> str:
@@ -188,11 +201,19 @@ def _rules(gate: Gate) -> str:
     return ", ".join(rule.format(limit) for rule, limit in rules.items() if limit is not None) or "nothing"
 
 
-def _kept(study: Study) -> str:
+def _kept(agreement: Agreement) -> str:
+    study = agreement.study
     if not study.keep_shares:
         return "not kept"
     until = "without an end" if study.keep_until is None else f"until {study.keep_until}"
-    return f"kept by each party {until}, for at most {study.max_analyses} analyses"
+    words = f"kept by each party {until}, for at most {study.max_analyses} analyses"
+    records = records_for(agreement, 2)
+    if records is None or records <= study.min_records or study.max_analyses < 2:
+        return words
+    numbers = opened_numbers(agreement)
+    return (
+        f"{words}; one like this opens at most {numbers} numbers, so that a second one needs {records} matched records"
+    )
 
 
 def _print_digest(digest: str, console: Console) -> None:

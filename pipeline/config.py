@@ -280,7 +280,7 @@ def _read_agreement(
     if readable is not None:
         readable += parties
     join = _join(_section(top, "join"))
-    model, opened, gate = read_analysis(top, _features(top, parties), study.min_records)
+    model, opened, gate = read_analysis(top, _features(top, parties), study.min_records, several=study.keep_shares)
     agreement = Agreement(study, tuple(sorted(parties, key=lambda party: party.id)), join, model, opened, gate)
     sound = len(faults) == before
     if smallest_tolerance is not None:  # a fault of the study as a whole, which can be read all the same

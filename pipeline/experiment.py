@@ -64,8 +64,8 @@ def _require_packages() -> None:
     missing = [name for module, name in PACKAGES.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise ConfigError(
-            f"an experiment needs {' and '.join(missing)}, which is not installed; install it: "
-            "pip install '.[experiments]'"
+            f"an experiment needs {' and '.join(missing)}, not installed here; type pip install '.[experiments]' in "
+            "the clone"
         )
 
 

@@ -32,6 +32,8 @@ Values = NDArray[np.float64]
 Contribution = Callable[[Block, Faults], Values]
 
 SAME_ALPHA = 1e-9  # relative
+NEAREST_ALPHAS = 3
+ROUNDED_ALPHA = 5.1e-5  # relative: as the report shows it, with five digits
 TOO_LARGE = "values whose prediction is too large"
 
 
@@ -175,12 +177,15 @@ def read_model(path: Path, alpha: float | None = None) -> FittedModel:
         raise ConfigError(f"{path}: not a result.json of this pipeline, or damaged") from None
     if alpha is None:
         return models[0]
-    for model in models:
-        if model.alpha is not None and math.isclose(model.alpha, alpha, rel_tol=SAME_ALPHA):
-            return model
-    known = sorted({model.alpha for model in models if model.alpha is not None}, reverse=True)
-    there = ", ".join(f"{value:.10g}" for value in known) or "unknown"
-    raise ValueError(f"{path}: has no model with alpha {alpha:.10g}; the alphas it has: {there}")
+    by_alpha = {model.alpha: model for model in reversed(models) if model.alpha is not None}
+    for tolerance in (SAME_ALPHA, ROUNDED_ALPHA):
+        same = [value for value in by_alpha if math.isclose(value, alpha, rel_tol=tolerance)]
+        if len(same) == 1:
+            return by_alpha[same[0]]
+    near = sorted(sorted(by_alpha, key=lambda value: abs(value - alpha))[:NEAREST_ALPHAS], reverse=True)
+    there = ", ".join(f"{value:.10g}" for value in near) or "unknown"
+    words = "the alphas it has" if len(by_alpha) <= NEAREST_ALPHAS else f"the nearest of its {len(by_alpha)} alphas"
+    raise ValueError(f"{path}: has no model with alpha {alpha:.10g}; {words}: {there}")
 
 
 def _models(document: Mapping[str, Any]) -> list[FittedModel]:

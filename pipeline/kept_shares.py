@@ -111,45 +111,64 @@ class UnnamedFile:
     It can be handed to a process that is being started.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], folder: Path) -> None:
         self.file = file
+        self.folder = folder
 
     @classmethod
     def inside(cls, folder: Path) -> UnnamedFile:
         """Raises ConfigError."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            return cls(cast(IO[bytes], tempfile.TemporaryFile(dir=folder, buffering=0)))
+            return cls(_without_name(folder), folder)
         except OSError as error:
             raise _not_written(folder, error) from error
 
-    def __reduce__(self) -> tuple[Any, tuple[Any]]:
-        return _handed_over, (reduction.DupFd(self.file.fileno()),)
+    def __reduce__(self) -> tuple[Any, tuple[Any, Path]]:
+        return _handed_over, (reduction.DupFd(self.file.fileno()), self.folder)
 
     def link(self, target: Path) -> None:
-        """Give the file a name; copied, where a file system cannot do that."""
+        """Give the file a name; copied, where a file system cannot do that. Nothing is there if it fails."""
         target.unlink(missing_ok=True)
         try:
-            os.link(f"/proc/self/fd/{self.file.fileno()}", target, follow_symlinks=True)
+            own_files = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
+            try:  # relative to a folder, or Python does not follow the link
+                os.link(str(self.file.fileno()), target, src_dir_fd=own_files, follow_symlinks=True)
+            finally:
+                os.close(own_files)
         except OSError:
             self.file.seek(0)
-            with _private_file(target) as copy:
-                shutil.copyfileobj(self.file, copy, _OVERWRITTEN_AT_ONCE)
-                os.fsync(copy.fileno())
+            try:
+                with _private_file(target) as copy:
+                    shutil.copyfileobj(self.file, copy, _OVERWRITTEN_AT_ONCE)
+                    copy.flush()
+                    os.fsync(copy.fileno())
+            except BaseException:
+                target.unlink(missing_ok=True)
+                raise
 
     def close(self) -> None:
         self.file.close()
 
 
-def _handed_over(duplicate: Any) -> UnnamedFile:
-    return UnnamedFile(os.fdopen(duplicate.detach(), "r+b", buffering=0))
+def _handed_over(duplicate: Any, folder: Path) -> UnnamedFile:
+    return UnnamedFile(os.fdopen(duplicate.detach(), "r+b", buffering=0), folder)
+
+
+def _without_name(folder: Path) -> IO[bytes]:
+    """A file that can get a name later: those of `tempfile` cannot."""
+    try:
+        descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:  # not on every file system
+        return cast(IO[bytes], tempfile.TemporaryFile(dir=folder, buffering=0))
+    return os.fdopen(descriptor, "r+b", buffering=0)
 
 
 class ShareWriter:
     """Writes the rows of shares as they come, as .npy; memory does not depend on their number."""
 
     def __init__(self, target: UnnamedFile, records: int, columns: int, field: PrimeField) -> None:
-        self._file = target.file
+        self._file, self._folder = target.file, target.folder
         self._sha256 = hashlib.sha256()
         self._left = records
         self._row = (columns, field.words)
@@ -169,7 +188,7 @@ class ShareWriter:
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise _not_written(None, error) from error
+            raise _not_written(self._folder, error) from error
         return self._sha256.hexdigest()
 
     def _write(self, data: bytes) -> None:
@@ -179,7 +198,7 @@ class ShareWriter:
             while view:
                 view = view[self._file.write(view) :]
         except OSError as error:
-            raise _not_written(None, error) from error
+            raise _not_written(self._folder, error) from error
 
 
 def _header(shape: tuple[int, ...]) -> bytes:
@@ -202,15 +221,26 @@ class NewShares:
         return self.about.statement
 
     def count(self, statement: Statement) -> About:
-        """Keep the shares, with these counts, in the place of those of an earlier join; returns what is kept."""
+        """Keep the shares, with these counts, in the place of those of an earlier join; returns what is kept.
+
+        Where they cannot be kept, those of the earlier join stay, and nothing of these.
+        """
         folder, about = self.output / FOLDER, self.about.counted(statement)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)
             with _alone(folder):
-                self.content.link(folder / about.file)
-                (folder / about.file).chmod(0o600)
-                _write_about(folder, about)
+                target = folder / about.file
+                first = not target.exists()
+                if first:
+                    self.content.link(target)
+                try:
+                    target.chmod(0o600)
+                    _write_about(folder, about)
+                except BaseException:
+                    if first:
+                        _destroy_file(target)
+                    raise
                 for path in folder.iterdir():
                     if path.name not in (about.file, ABOUT):
                         _destroy_file(path)
@@ -264,10 +294,9 @@ def _private_file(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _not_written(folder: Path | None, error: OSError) -> ConfigError:
-    where = "" if folder is None else f" to {folder}"
+def _not_written(folder: Path, error: OSError) -> ConfigError:
     return ConfigError(
-        f"the shares cannot be written{where} ({error.strerror}); mend that, then start again at all parties"
+        f"the shares cannot be written to {folder} ({error.strerror}); mend that, then start again at all parties"
     )
 
 

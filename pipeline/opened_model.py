@@ -20,7 +20,7 @@ def opened_model(agreement: Agreement, analysis: Analysis, records: int) -> Open
         return None
     names = agreement.analysed_names
     path: tuple[PathPoint, ...] = ()
-    if agreement.open.model == "path":
+    if agreement.opened.model == "path":
         path = tuple(_point(alpha, fit) for alpha, fit in zip(analysis.alphas or (), analysis.fits, strict=True))
     return OpenedModel(
         fitted.intercept,

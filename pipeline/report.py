@@ -40,10 +40,10 @@ BREAKS, BREAK = re.compile(r"([._=/])"), r"\1<wbr>"
 
 KINDS = {"lasso": "lasso", "elastic-net": "elastic net", "ridge": "ridge regression", "ols": "least squares"}
 RULES = {
-    "min": "the smallest cross-validated error",
-    "1se": "the largest penalty whose cross-validated error is within one standard error of the smallest",
-    "aic": "the smallest value of Akaike's criterion (AIC)",
-    "bic": "the smallest value of the Bayesian criterion (BIC)",
+    "min": "that with the smallest cross-validated error",
+    "1se": "the largest whose cross-validated error is within one standard error of the smallest",
+    "aic": "that with the smallest value of Akaike's criterion (AIC)",
+    "bic": "that with the smallest value of the Bayesian criterion (BIC)",
 }
 GATES = {
     "min_records": "matched records, at least",
@@ -536,7 +536,7 @@ def _model_words(document: Document) -> str:
     if count < 2:
         return chosen
     rule = str(settings.get("rule", ""))
-    return f"{chosen}, chosen out of {count} penalties by {RULES.get(rule, rule)}"
+    return f"{chosen}, chosen out of {count} penalties: {RULES.get(rule, rule)}"
 
 
 def _time(text: str) -> str:

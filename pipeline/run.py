@@ -27,7 +27,7 @@ from pipeline import analyses, bounds, config, join_process, kept_shares
 from pipeline.analyses import Statement
 from pipeline.compute import no_core_dump, start_context
 from pipeline.config import Agreement, Local
-from pipeline.errors import ConfigError, DataError, OwnInputError, PeerError, PipelineError
+from pipeline.errors import ConfigError, DataError, OwnInputError, PeerError, PipelineError, Refused
 from pipeline.fixed_point import encoded_columns
 from pipeline.join_process import FailureReport, JoinResult
 from pipeline.kept_shares import About, KeptShares, NewShares, UnnamedFile
@@ -202,16 +202,20 @@ async def _count(
     peers = [party.id for party in agreement.parties if party.id != runtime.pid]
     outgoing, sizes = dict.fromkeys(peers, own.pack()), dict.fromkeys(peers, Statement.SIZE)
     arrived = await runtime.supervise(runtime.exchange("kept shares", outgoing, sizes))
+    if own.digest.hex() != agreement.join_digest:
+        show.note("The shares kept here are of an agreement that differs from this one in more than [model]")
     so_far = analyses.compared(agreement, own, map(Statement.unpack, arrived.values()))
     if so_far != own:
         shares.count(so_far)
-    counted = analyses.admitted(agreement, records, so_far, _today())
-    shares.count(counted)
     allowed, limit = agreement.study.max_analyses, analyses.opened_limit(agreement, records)
-    of = "" if limit is None else f" of {limit}"
-    show.note(
-        f"Analysis {counted.analyses} of {allowed} of this join; at most {counted.opened}{of} numbers opened with it"
-    )
+    words = analyses.count_in_words(agreement, records, so_far)
+    try:
+        counted = analyses.admitted(agreement, records, so_far, _today())
+    except Refused:
+        show.note(words)
+        raise
+    shares.count(counted)
+    show.note(words)
     return {
         "join": counted.join.hex(),
         "analyses": counted.analyses,

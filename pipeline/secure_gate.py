@@ -54,10 +54,15 @@ async def kept_columns(mpc: Arithmetic, problem: Problem, records: int, totals: 
     first, second = len(indicators), len(indicators) + len(problem.categories)
     of_levels, of_references = enough[:first], enough[first:second]
     of_values = enough[second:].reshape(2, len(numeric))
+    names = _names(problem)
+    labels = [f"the reference of {names[c[0]].partition('=')[0]}" for c in problem.categories]
     rare = [1 - of_references]
     if gate.rare_levels == "refuse":
-        rare += [1 - of_levels, 1 - of_values.ravel()]
-    await _require(mpc, "a level has too few records", concatenate(rare), "min_level_count")
+        labels += [names[j] for j in (*indicators, *numeric)]
+        rare += [1 - of_levels, (1 - of_values).sum(axis=0)]
+    if not await mpc.is_zero("a level has too few records", concatenate(rare).sum()):
+        found = await refused_columns(mpc, problem, concatenate(rare), labels)
+        raise Refused("min_level_count", refusals.GATE["min_level_count"] + found)
     if gate.rare_levels == "refuse":
         return None
     both = concatenate([of_levels, await mpc.reduce(of_values[0] * of_values[1])])
@@ -136,13 +141,17 @@ async def _require(mpc: Arithmetic, name: str, faults: Shares, rule: str) -> Non
         raise Refused(rule, refusals.GATE[rule])
 
 
-async def refused_columns(mpc: Arithmetic, problem: Problem, faults: Shares) -> str:
+def _names(problem: Problem) -> Sequence[str]:
+    return problem.names or [f"column {j}" for j in range(len(problem.owners))]
+
+
+async def refused_columns(mpc: Arithmetic, problem: Problem, faults: Shares, labels: Sequence[str] = ()) -> str:
     """Name the columns that a refusal is about, if the agreement lets them be opened. A round for each column.
 
-    faults : 0 for each column that is not to blame, outcome last.
+    faults : 0 for each column that is not to blame, outcome last; or for each of `labels`.
     """
     if not problem.opened.refused_column:
         return ""
-    names: Sequence[str] = problem.names or [f"column {j}" for j in range(len(faults))]
+    names = labels or _names(problem)
     found = [name for j, name in enumerate(names) if not await mpc.is_zero("column of a refusal", faults[j].reshape(1))]
     return f" (it is {', '.join(found)})"

@@ -108,7 +108,7 @@ _AGAIN = "then start again at all parties"
 
 # What a party says that is told a code: {who} stopped, {whom} it is about. Rules of the study are in `refusals.py`.
 _SENTENCES = {
-    AbortCode.OWN_INPUT: f"its own input is wrong; have that mended there, {_AGAIN}",
+    AbortCode.OWN_INPUT: f"its own input is wrong, or its output cannot be written; have that mended there, {_AGAIN}",
     AbortCode.INTERRUPTED: "it was interrupted there; start again at all parties",
     AbortCode.INTERNAL_ERROR: f"its software failed; its own log says more; have that mended there, {_AGAIN}",
     AbortCode.AGREEMENTS_DIFFER: f"its agreement and that of {{whom}} differ; compare study.toml, {_AGAIN}",

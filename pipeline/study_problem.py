@@ -47,7 +47,7 @@ def problem_of(agreement: Agreement, party_id: int, joined: JoinResult) -> Probl
         joined.exponents,
         joined.offsets or (),
         factors=agreement.model.factors(names),
-        opened=agreement.open,
+        opened=agreement.opened,
         gate=agreement.gate,
         categories=_categories(agreement),
         two_values=_two_values(owners, party_id, joined),

@@ -105,7 +105,7 @@ def normal(text: str) -> str:
     return (text if text.isascii() else unicodedata.normalize("NFC", text)).strip()
 
 
-def nearest(name: str, existing: Iterable[str], cutoff: float = 0.4) -> str | None:
+def nearest(name: str, existing: Iterable[str], cutoff: float = 0.5) -> str | None:
     """The most similar of the existing names, case aside; None if nothing is similar."""
     folded = {other.casefold(): other for other in existing if other}
     close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=cutoff)
@@ -146,7 +146,7 @@ def find_columns(table: Table, wanted: Sequence[tuple[str, Use]], faults: Faults
     for name, use in wanted:
         match places.get(normal(name), []):
             case []:
-                close = nearest(normal(name), places, cutoff=0.4 if is_header else 0.75)
+                close = nearest(normal(name), places, cutoff=0.5 if is_header else 0.75)
                 faults.add(f"no column {shown(name)}" + (f"; the nearest name is {shown(close)}" if close else ""))
             case [position]:
                 reason = table.refusal(position, use)

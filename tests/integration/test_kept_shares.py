@@ -197,7 +197,7 @@ def test_a_term_of_the_agreement_changed_after_the_join_is_refused(copy: Path) -
 def test_an_analysis_that_is_broken_off_counts(copy: Path) -> None:
     with Running(copy, command="fit") as running:
         running.start()
-        running.wait_for(0, "Analysis 2 of 3")
+        running.wait_for(0, "Analyses of this join so far: 1 of 3")
         running.signal(0, signal.SIGKILL)
         running.ends(30)
     assert about(copy, 0)["analyses"] == 2

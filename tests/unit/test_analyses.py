@@ -8,7 +8,16 @@ from datetime import date
 import pytest
 
 from pipeline.agreement import Agreement, Gate, Join, Model, Open, Party, Study
-from pipeline.analyses import Statement, admitted, compared, is_past, opened_limit, opened_numbers
+from pipeline.analyses import (
+    Statement,
+    admitted,
+    compared,
+    count_in_words,
+    is_past,
+    opened_limit,
+    opened_numbers,
+    records_for,
+)
 from pipeline.errors import Refused, RemoteProtocolError
 
 TODAY = date(2026, 11, 28)
@@ -57,8 +66,38 @@ def test_only_coefficients_that_take_part_count():
 def test_what_is_opened_besides_counts():
     model = Model(alpha=0.1, folds=5)
     assert opened_numbers(agreement(15, model, Open(cv_curve=True, cv_r2=True))) == 18 + 2 + 1
-    assert opened_numbers(agreement(15, opened=Open(standard_errors=True))) == 18 + 16
+    assert opened_numbers(agreement(15, Model(0.0, "ols"), Open(standard_errors=True))) == 18 + 16
     assert opened_numbers(agreement(15, opened=Open(table1=True))) == 18 + 2 * 16
+
+
+def test_of_what_is_agreed_only_what_the_model_has_is_opened_and_counts():
+    everything = Open("path", cv_curve=True, cv_r2=True, standard_errors=True)
+    assert agreement(15, opened=everything).opened == Open()
+    assert opened_numbers(agreement(15, opened=everything)) == 18
+    assert agreement(15, Model(0.0, "ols", folds=5), everything).opened == replace(everything, model="chosen")
+    several = Model(0.0, alphas=(0.2, 0.1), rule="aic")
+    assert agreement(15, several, everything).opened == Open("path")
+
+
+@pytest.mark.parametrize("ratio", [0.33, 0.1, 1.0, 7.5])
+def test_so_many_records_are_just_enough_for_so_many_analyses(ratio):
+    of = agreement(gate=Gate(max_parameters_ratio=ratio))
+    records = records_for(of, 2)
+    assert opened_limit(of, records) >= 2 * opened_numbers(of) > opened_limit(of, records - 1)
+    assert records_for(agreement(gate=Gate(max_parameters_ratio=None)), 2) is None
+
+
+def test_the_counts_are_told_before_an_analysis_is_admitted():
+    of = agreement()
+    assert count_in_words(of, 100, statement(of)) == (
+        "Analyses of this join so far: 1 of 20, with at most 18 of 33 numbers; this one opens at most 18"
+    )
+    first = count_in_words(of, 50, statement(of, 0, 0))
+    assert first.endswith(
+        "at most 0 of 16 numbers; this one opens at most 18, after which the agreement allows no other"
+    )
+    free = agreement(gate=Gate(max_parameters_ratio=None))
+    assert count_in_words(free, 50, statement(free)).endswith("at most 18 numbers; this one opens at most 18")
 
 
 def test_a_path_counts_every_model_but_never_more_than_the_gram_matrix_has():

@@ -24,13 +24,16 @@ ELASTIC = {"kind": "elastic-net", "l1_ratio": 0.5}
 
 
 def read(
-    model: dict[str, Any] | None = None, columns: tuple[Column, ...] | None = COLUMNS, **tables: Any
+    model: dict[str, Any] | None = None,
+    columns: tuple[Column, ...] | None = COLUMNS,
+    several: bool = False,
+    **tables: Any,
 ) -> tuple[Model, Open, Gate, list[str]]:
     """A lasso with alpha 0.1 unless `model` says otherwise; None takes a key away."""
     faults: list[str] = []
     values = {key: value for key, value in ({"alpha": 0.1} | (model or {})).items() if value is not None}
     top = Table({"model": values} | tables, "study.toml", "", faults)
-    return (*read_analysis(top, columns, 50), faults)
+    return (*read_analysis(top, columns, 50, several), faults)
 
 
 def test_what_is_not_given_has_the_default_of_the_agreement() -> None:
@@ -232,6 +235,12 @@ def test_everything_that_can_be_opened_can_be_asked_for() -> None:
     assert read(SEVERAL, open={"model": "path"} | everything)[1] == Open("path", **everything)
     assert read(OLS, open={"standard_errors": True})[1] == Open(standard_errors=True)
     assert {*everything, "model", "standard_errors"} == {field.name for field in fields(Open)}
+
+
+def test_what_is_agreed_for_several_models_may_list_what_this_one_has_not() -> None:
+    everything = {"model": "path", "cv_curve": True, "cv_r2": True, "standard_errors": True}
+    assert read(several=True, open=everything)[1:] == (Open("path", True, True, True), Gate(), [])
+    assert len(read(several=True, open={"cv_curves": True})[3]) == 1
 
 
 # --- [gate] ---------------------------------------------------------------------------------------

@@ -6,12 +6,16 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 from studies import make_study
 
+from pipeline import joins
+from pipeline.analyses import opened_numbers
 from pipeline.check import Report, check, described, print_report
-from pipeline.config import Agreement, Gate, Model, Open, Study, load_agreement
+from pipeline.config import Agreement, Gate, Model, Open, Study, load_agreement, output_of
+from pipeline.preprocess import PreparedTable
 
 ROWS = "".join(f"{row},{row % 2},{row % 7}\n" for row in range(24))
 FEW = "".join(f"{row},{int(row == 5)},{row % 7}\n" for row in range(24))
@@ -62,11 +66,13 @@ def test_features_that_take_part_are_counted(agreement: Agreement) -> None:
 def test_what_is_opened_is_told(agreement: Agreement) -> None:
     assert described(agreement)[2] == "opened to the controllers: the model"
     everything = Open("path", True, True, True, True, True)
-    assert described(replace(agreement, open=everything))[2] == (
+    several = Model(0.0, alphas=(0.2, 0.1), folds=5, rule="min")
+    assert described(replace(agreement, open=everything, model=several))[2:4] == [
         "opened to the controllers: the models of all penalties, the cross-validated errors of each penalty, "
-        "the cross-validated r2 of the chosen one, standard errors, means and standard deviations of all columns, "
-        "the column for which a study is refused"
-    )
+        "the cross-validated r2 of the chosen one, means and standard deviations of all columns, "
+        "the column for which a study is refused",
+        "  of other models on the same shares also: standard errors",
+    ]
 
 
 def test_rules_are_told_with_their_limits(agreement: Agreement) -> None:
@@ -86,6 +92,22 @@ def test_how_long_shares_are_kept_is_told(agreement: Agreement) -> None:
     assert described(kept)[-1] == (
         "shares of the matched records: kept by each party without an end, for at most 20 analyses"
     )
+    numbers = opened_numbers(kept)
+    limited = described(replace(kept, gate=Gate(max_parameters_ratio=0.0625)))[-1]
+    assert limited.endswith(
+        f"20 analyses; one like this opens at most {numbers} numbers, so that a second one needs {32 * numbers} "
+        "matched records"
+    )
+
+
+def test_a_table_that_has_changed_since_its_join_is_a_fault(tmp_path: Path) -> None:
+    path = study(tmp_path)
+    assert not check(path, 0).faults
+    agreement, output = output_of(path, 0, None)
+    other = PreparedTable([("1",)], np.zeros((1, 2)), 1, {}, None)  # type: ignore[arg-type]
+    joins.planned(output, agreement.study, other).record()
+    [fault] = check(path, 0).faults
+    assert "has changed since the study" in fault and "`revision = 2`" in fault
 
 
 def test_a_rare_level_is_a_fault_where_the_study_would_be_refused(tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def test_a_missing_package_is_one_sentence_with_state_2(
     monkeypatch.setattr(experiment_module, "PACKAGES", {"no_such_module": "no-such-module"})
     assert cli.main(["experiment", str(tmp_path / "grid.toml")]) == 2
     assert capsys.readouterr().err == (
-        "an experiment needs no-such-module, which is not installed; install it: pip install '.[experiments]'\n"
+        "an experiment needs no-such-module, not installed here; type pip install '.[experiments]' in the clone\n"
     )
 
 

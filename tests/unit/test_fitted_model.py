@@ -112,6 +112,13 @@ def test_every_point_of_an_opened_path_is_a_model(tmp_path: Path) -> None:
         assert model.alpha_ == pytest.approx(alpha, rel=1e-9)
 
 
+def test_a_penalty_may_be_given_as_the_report_rounds_it(tmp_path: Path) -> None:
+    model = load_model(model_file(tmp_path), alpha=0.033333)
+    assert model.alpha_ == pytest.approx(1 / 30, rel=1e-12)
+    with pytest.raises(ValueError, match=r"no model with alpha 0\.0333;"):
+        load_model(model_file(tmp_path), alpha=0.0333)
+
+
 def test_a_penalty_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no model with alpha 0.3; the alphas it has: 0.5, 0.1, 0.03333333333$"):
         load_model(model_file(tmp_path), alpha=0.3)

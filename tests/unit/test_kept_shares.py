@@ -386,3 +386,37 @@ def test_counts_of_an_earlier_join_are_not_written_over_a_new_one(tmp_path):
     with pytest.raises(SharesMissing, match="another session"):
         old.count(replace(old.statement, analyses=2, opened=36))
     assert find(tmp_path, AGREEMENT, 0).about.join == "cd" * 32
+
+
+def test_the_file_that_gets_a_name_is_the_one_that_was_written(tmp_path):
+    """Not a copy: what is left of a copied one on the disk would not be overwritten by `destroy`."""
+    content = UnnamedFile.inside(tmp_path)
+    content.file.write(b"share")
+    content.link(tmp_path / "named")
+    assert os.fstat(content.file.fileno()).st_ino == (tmp_path / "named").stat().st_ino
+    assert (tmp_path / "named").read_bytes() == b"share"
+
+
+def test_a_copy_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    content = UnnamedFile.inside(tmp_path)
+    monkeypatch.setattr(kept_shares.os, "link", full)
+    monkeypatch.setattr(kept_shares.shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match="No space left"):
+        content.link(tmp_path / "named")
+    assert not list(tmp_path.iterdir())
+
+
+def test_shares_that_cannot_be_counted_are_not_left_and_those_before_stay(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    written(tmp_path, rows()).count(ABOUT.statement)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "shares").iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_shares.os, "replace", full)
+        with pytest.raises(ConfigError, match=r"cannot be written to .*/shares"):
+            written(tmp_path, rows(2), replace(ABOUT, join="cd" * 32)).count(ABOUT.statement)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "shares").iterdir()} == before

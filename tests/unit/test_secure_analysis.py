@@ -17,7 +17,7 @@ from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.agreement import Gate, Model, Open
+from pipeline.agreement import Gate, Model, Open, RareLevels
 from pipeline.bounds import HELD_OUT_BITS, largest_operation, masked_openings
 from pipeline.errors import Refused
 from pipeline.field import FIELD_127
@@ -443,6 +443,32 @@ def test_of_a_rare_level_that_was_dropped_nothing_is_opened() -> None:
     freedom = (expected.df_resid / (expected.df_resid - 1)) ** 0.5  # what is dropped counts as a parameter
     assert found.standard_errors[1] == 0
     assert found.standard_errors[::2] == pytest.approx(expected.bse[:2] * freedom, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("counts", "rare_levels", "words"),
+    [
+        ((20, 9, 30), "refuse", " (it is h.c=1)"),
+        ((9, 20, 8), "refuse", " (it is the reference of h.c, h.c=2)"),
+        ((9, 20, 30), "drop", " (it is the reference of h.c)"),
+    ],
+)
+def test_a_rare_level_is_named_if_agreed(counts: tuple[int, ...], rare_levels: RareLevels, words: str) -> None:
+    x, y = levels(counts)
+    gate = Gate(None, None, 10, rare_levels, None)
+    for agreed in (False, True):
+        with pytest.raises(Refused) as refusal:
+            analysed(
+                x,
+                y,
+                Model(0.01),
+                gate=gate,
+                categories=((0, 1),),
+                opened=Open(refused_column=agreed),
+                names=("h.c=1", "h.c=2", "h.x", "h.y"),
+            )
+        assert refusal.value.rule == "min_level_count"
+        assert str(refusal.value).endswith(words if agreed else 'agree on rare_levels = "drop"')
 
 
 def test_a_column_of_a_refusal_is_named_only_if_agreed() -> None:
