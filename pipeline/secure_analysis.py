@@ -23,6 +23,7 @@ from pipeline.bounds import (
     INTERCEPT_NOISE_BITS,
     MEAN_TO_SPREAD_BITS,
     R2_BITS,
+    RANK_BITS,
     RATIO_BITS,
     SLOPE_BITS,
     VARIANCE_BITS,
@@ -45,6 +46,7 @@ from pipeline.secure_standardise import ONE, Moments, Sizes, Standardised
 from pipeline.share_convert import GramShare
 
 ERROR_NOISE_BITS = 6  # mean errors are opened up to about 2^-34 of the outcome's variance
+CORRECTED_BITS = 36
 FACTOR_BITS = 22  # of a variance inflation factor, with sign
 MEAN_BITS = 20  # a mean is below 2^MEAN_BITS deviations where its standard error is asked for
 LEVERAGE_BITS = 30  # fractional bits of what opens the standard error of the intercept
@@ -339,7 +341,7 @@ class SecureAnalysis(SecureLasso):
         matrix = correlation + _diagonal(constant)
         ridge = 2.0**-RIDGE_BITS
         x = await self.inverse((matrix + self.scaled_identity(mpc, fixed(ridge)))[None], ridge / 2, self.d + 1)
-        for _ in range(3):  # takes the ridge out: its part is at most 2^-8, and is squared each time
+        for _ in range(correction_steps(self.d)):
             x = await self.newton_step(mpc, matrix[None], x, 1.0, F, 2 * F + STEP_BITS + FACTOR_BITS + 6, upper)
         return x[0]
 
@@ -473,6 +475,16 @@ class SecureAnalysis(SecureLasso):
     def hiding_bits(self) -> float:
         """Of all masked openings so far."""
         return self.sizes.statistical_bits - math.log2(max(1, self.mpc.opened.masked))
+
+
+def correction_steps(features: int) -> int:
+    """How many of Newton's steps take the ridge out of an inverse up to 2^-CORRECTED_BITS of it.
+
+    The inverse's largest eigenvalue is at most the sum of the variance inflation factors, below features *
+    2^RANK_BITS, so the ridge's part of it is below 1; each step squares that.
+    """
+    share = features * 2.0 ** (RANK_BITS - RIDGE_BITS)
+    return max(1, math.ceil(math.log2(CORRECTED_BITS / math.log2((1 + share) / share))))
 
 
 def _diagonal(values: Shares) -> Shares:

@@ -22,7 +22,7 @@ from pipeline.bounds import HELD_OUT_BITS, largest_operation, masked_openings
 from pipeline.errors import Refused
 from pipeline.field import FIELD_127
 from pipeline.problem import Problem
-from pipeline.secure_analysis import Analysis, SecureAnalysis, sizes_of
+from pipeline.secure_analysis import Analysis, SecureAnalysis, correction_steps, sizes_of
 from pipeline.share_convert import GramShare, fold_sizes
 
 NO_GATE = Gate(None, None, None, "refuse", None)
@@ -315,6 +315,17 @@ def test_least_squares_come_with_the_standard_errors_of_statsmodels() -> None:
     expected = sm.OLS(y, sm.add_constant(x)).fit()
     assert found.standard_errors == pytest.approx(expected.bse, rel=1e-6)
     assert found.fits[0].coefficients == pytest.approx(expected.params[1:], rel=1e-7)
+
+
+@pytest.mark.parametrize("features", [1, 8, 30, 100, 400, 1000])
+def test_the_ridge_is_taken_out_of_the_worst_inverse_that_is_admitted(features: int) -> None:
+    """Of an eigenvalue as small as the rule on variance inflation lets it be."""
+    lowest, ridge = 1 / (features * 2**20), 2.0**-28
+    x = 1 / (lowest + ridge)
+    for _ in range(correction_steps(features)):
+        x = x * (2 - lowest * x)
+    assert x * lowest == pytest.approx(1, abs=2.0**-35)
+    assert correction_steps(features) <= 9
 
 
 def test_a_table_of_means_and_deviations_is_opened_when_agreed() -> None:
